@@ -1,0 +1,74 @@
+"""Every bound of slimq, each with its reason. Settings that users may change live in `config.py`."""
+
+from __future__ import annotations
+
+KIB = 1024
+MIB = 1024 * KIB
+
+# --- HTTP in ---------------------------------------------------------------
+REQUEST_LINE_MAX = 8 * KIB  # the longest line common proxies pass on
+HEAD_MAX = 16 * KIB  # request line and headers together; what nginx and Node allow
+HEADER_COUNT_MAX = 64  # browsers send about 20
+HEADER_TIMEOUT_S = 10.0  # a head that takes longer is a slow-header attack
+BODY_IDLE_TIMEOUT_S = 60.0  # rolling: a body may be long, but not silent
+KEEP_ALIVE_S = 75  # longer than the 60 s that common proxies keep a connection
+JSON_BODY_MAX = 16 * MIB  # JSON is parsed in memory: POST /jobs and PUT /handlers
+
+# --- lines -----------------------------------------------------------------
+LINE_MAX = 1 * MIB  # one job's data: what a handler may be asked to hold at once
+LIST_IDS_MAX = 1000  # above this many lines an answer names first and last id only
+NAME_MAX = 128  # client or jobtype; the type is stored with every job
+JOBS_PER_REQUEST_MAX = 1 << 23  # ids of one request fit into half a millisecond's sequence
+
+# --- journal ---------------------------------------------------------------
+BODY_IN_MEMORY_MAX = 16 * MIB  # a body above this is spooled to a file while it arrives
+BODIES_IN_MEMORY_MAX = 64 * MIB  # and so is any body while all of them together exceed this
+SEGMENT_BYTES = 64 * MIB  # a segment is deleted as a whole: small enough to free space soon
+RESERVE_BYTES = 16 * MIB  # ballast: lets the store finish and purge when the disk is full
+GROUP_BYTES_MAX = 64 * MIB  # one group commit: bounds the time of one fsync
+GROUP_RECORDS_MAX = 1024  # and its number of records
+BUFFERED_FSYNC_S = 0.05  # durability=buffered: the promised window at a power cut
+PROBE_INTERVAL_S = 1.0  # how often a failed or full journal is tried again
+
+# --- ingest and store ------------------------------------------------------
+INGEST_JOBS_MAX = 10_000  # jobs in one transaction: keeps a write lock under ~50 ms
+CLAIM_MAX = 10_000  # jobs of one claim
+SCAN_TYPES_MAX = 1_000  # types looked at in one page of the ready scan
+PURGE_JOBS_MAX = 1_000  # jobs deleted in one transaction
+FREE_JOBS_MAX = 1_000  # abandoned jobs freed in one transaction
+BULK_JOBS_MAX = 1_000  # jobs changed in one transaction of a cancel or retry by filter
+LIST_MAX = 1_000  # jobs or types in one page of a list
+QUERY_SECONDS_MAX = 2.0  # a question to the store that takes longer is refused
+IDEMPOTENCY_WINDOW_MS = 24 * 3600 * 1000  # the spec's window
+IDEMPOTENCY_KEY_MAX = 255  # bytes; the longest key that common clients send
+PENDING_KEYS_MAX = 1_000_000  # keys accepted but not yet in the store: about 200 MB
+
+# --- leases ----------------------------------------------------------------
+LEASE_MS = 30_000  # how long a silent node keeps its jobs
+RENEW_MS = 10_000  # two renewals may fail before a lease is lost
+LEASE_MARGIN_MS = 5_000  # a run that cannot be renewed is killed this long before its end
+SWEEP_MS = 5_000  # how often abandoned jobs are looked for
+CRASHES_MAX = 3  # a job that kills its context or node this often is done with an ERROR
+
+# --- running ---------------------------------------------------------------
+BATCH_MAX = 10_000  # jobs in one batch
+HTTP_BATCH_MAX = 500  # ids of a batch travel in headers: 500 ids are 11 KiB
+CONCURRENCY_MAX = 1_000  # batches of one handler at a time on one node
+BATCH_BYTES_MAX = 64 * MIB  # data of one batch; a batch is cut before it
+RESULT_MAX = 64 * KIB  # result text kept of one job
+ERROR_MAX = 4 * KIB  # error text kept of one run
+OUTPUT_TAIL_MAX = 64 * KIB  # stderr kept of one batch
+STDOUT_MAX = 64 * MIB  # stdout of one batch: beyond it the command is killed
+RESPONSE_MAX = 1 * MIB  # body of one answer of an http handler, per job of the batch
+CHILDREN_MAX = 10_000  # jobs that one job may add by printing them
+URL_MAX = 2 * KIB
+ARGV_MAX = 64  # words of a command
+HANDLER_BODY_MAX = 1 * MIB
+TIMEOUT_MAX_MS = 24 * 3600 * 1000
+DELAY_MAX_MS = 366 * 24 * 3600 * 1000  # a job deferred by more than a year is a mistake
+RETRY_AFTER_MAX_MS = 24 * 3600 * 1000  # a Retry-After beyond a day is clamped
+
+# --- API -------------------------------------------------------------------
+WAIT_MAX_S = 60  # GET /jobs/{id}?wait=
+WAITERS_MAX = 10_000  # of them at once
+LOG_FIELD_MAX = 256  # characters of one value in a log line
