@@ -237,3 +237,10 @@ class Unreachable(StartError):
 
     slug = "unreachable"
     exit_code = 6
+
+
+class Refused(StartError):
+    """The node answered the command line with an error."""
+
+    slug = "refused"
+    exit_code = 7

@@ -12,12 +12,16 @@ HEADER_COUNT_MAX = 64  # browsers send about 20
 HEADER_TIMEOUT_S = 10.0  # a head that takes longer is a slow-header attack
 BODY_IDLE_TIMEOUT_S = 60.0  # rolling: a body may be long, but not silent
 KEEP_ALIVE_S = 75  # longer than the 60 s that common proxies keep a connection
+LINGER_S = 2.0  # how long a refused upload is read on, so that its answer is not lost
 JSON_BODY_MAX = 16 * MIB  # JSON is parsed in memory: POST /jobs and PUT /handlers
+JSON_JOBS_MAX = 10_000  # jobs of one POST /jobs: each costs the loop about 5 µs
+JSON_BODIES_MAX = 128 * MIB  # and all that arrive at a time together
 
 # --- lines -----------------------------------------------------------------
 LINE_MAX = 1 * MIB  # one job's data: what a handler may be asked to hold at once
 LIST_IDS_MAX = 1000  # above this many lines an answer names first and last id only
 NAME_MAX = 128  # client or jobtype; the type is stored with every job
+JOB_LINE_MAX = 2 * LINE_MAX  # a line of a record of kind "jobs": data, encoded, and its options
 JOBS_PER_REQUEST_MAX = 1 << 23  # ids of one request fit into half a millisecond's sequence
 
 # --- journal ---------------------------------------------------------------
@@ -72,3 +76,4 @@ RETRY_AFTER_MAX_MS = 24 * 3600 * 1000  # a Retry-After beyond a day is clamped
 WAIT_MAX_S = 60  # GET /jobs/{id}?wait=
 WAITERS_MAX = 10_000  # of them at once
 LOG_FIELD_MAX = 256  # characters of one value in a log line
+LOG_ITEMS_MAX = 20  # items of one list or object in a log line

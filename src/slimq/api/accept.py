@@ -1,0 +1,247 @@
+"""Accepting: jobs get their ids, go to the journal as one record, and are answered for.
+
+Everything that accepts (`POST /add` on the connection or through the app, `POST /jobs`)
+goes through one Acceptor. Requests without an Idempotency-Key cost no task and no lock:
+`submit` hands the record to the group commit, which calls back on the loop.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Coroutine, Iterable, Mapping
+from typing import Any, NamedTuple
+
+from slimq.api.keys import KeyResolver
+from slimq.api.keys_pending import Owner, PendingKeys, TypeKey
+from slimq.api.options import AddOptions, Durability
+from slimq.api.ports import NodePort
+from slimq.core.jobid import IdBlock, Minter, block_from
+from slimq.errors import BadBody, SlimqError
+from slimq.journal.body import Body
+from slimq.journal.record import Header, JobLine
+from slimq.journal.writer import Append
+from slimq.store.base import KeyUse
+from slimq.system.clock import Clock
+
+logger = logging.getLogger(__name__)
+
+
+class Accepted(NamedTuple):
+    """Jobs that are accepted: the first of their ids and all of them, the level of
+    durability that is reached, and whether they were there before, from an earlier
+    request with the same key."""
+
+    first: str
+    ids: IdBlock
+    durability: Durability
+    replayed: bool = False
+
+
+Outcome = Accepted | SlimqError
+Done = Callable[[Outcome], None]
+Uses = Mapping[TypeKey, KeyUse]
+
+
+class Acceptor:
+    """Accepts jobs on one node. Used on the event loop only.
+
+    `submit` takes a record to the group commit; `refusal` says why the journal accepts
+    nothing now; `new_body` makes a body to feed, which refuses more than `body_max` bytes
+    and lines longer than its argument.
+    """
+
+    def __init__(
+        self,
+        *,
+        minter: Minter,
+        submit: Callable[[Append], None],
+        refusal: Callable[[], SlimqError | None],
+        new_body: Callable[[int], Body],
+        body_max: int,
+        clock: Clock,
+        node: NodePort,
+        keys: PendingKeys,
+    ) -> None:
+        self.new_body = new_body
+        self.body_max = body_max
+        self.keys = keys
+        self.resolver = KeyResolver(keys, node)
+        self._minter = minter
+        self._submit = submit
+        self._refusal = refusal
+        self._clock = clock
+        self._node = node
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def check_open(self) -> None:
+        """Raise what the journal refuses new jobs with now, if it does."""
+        refusal = self._refusal()
+        if refusal is not None:
+            raise refusal
+
+    def accept_lines(
+        self, options: AddOptions, body: Body, key: str, trace: str, done: Done
+    ) -> None:
+        """Accept every line of `body` as a job. `done` is called once, on the loop: with
+        the error, or when the durability that was asked for is reached."""
+        if key:
+            self._answer(self._accept_keyed(options, body, key, trace), done)
+            return
+        try:
+            header, ids = self._lines_header(options, body, "", "", trace)
+        except SlimqError as error:
+            body.discard()
+            done(error)
+            return
+        self._append(header, body, ids, options.durability, done)
+
+    async def accept_plain(self, options: AddOptions, body: Body, trace: str) -> Accepted:
+        """`accept_lines` without a key, for those who wait. Raises SlimqError."""
+        future: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
+        self.accept_lines(options, body, "", trace, lambda outcome: tell(future, outcome))
+        return _value(await future)
+
+    def now(self) -> int:
+        """Return the time that jobs accepted now carry, in ms."""
+        return self._clock.wall_ms()
+
+    def mint(self, count: int, now: int) -> IdBlock:
+        """Return the next ids. Only right before `appended`: ids are minted in the order
+        of the journal."""
+        return self._minter.block(count, now)
+
+    async def appended(
+        self, header: Header, body: Body, ids: IdBlock, durability: Durability, uses: Uses
+    ) -> Accepted:
+        """Record jobs, with the keys that they use and that are in flight; return when
+        `durability` is reached. Raises SlimqError."""
+        future: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
+        self._append(header, body, ids, durability, lambda outcome: tell(future, outcome), uses)
+        return _value(await future)
+
+    def ingested(self, headers: Iterable[Header]) -> None:
+        """Forget the keys of records that are in the store: it knows them now."""
+        self.keys.ingested(headers)
+
+    def restore(self, header: Header, lines: Iterable[JobLine] = ()) -> None:
+        """Remember the keys of a record that the journal held at start, oldest first;
+        `lines` are those of a record of kind "jobs"."""
+        uses: dict[TypeKey, KeyUse] = {}
+        if header.key:
+            use = KeyUse(header.id, header.count, header.digest)
+            uses[TypeKey(header.type, header.key)] = use
+        for index, line in enumerate(lines):
+            if line.key:
+                own_id = line.id or block_from(header.id, header.count).id_at(index)
+                uses.setdefault(TypeKey(line.type, line.key), KeyUse(own_id, 1, line.digest))
+        self.keys.restore(header, uses)
+
+    def _lines_header(
+        self, options: AddOptions, body: Body, key: str, digest: str, trace: str
+    ) -> tuple[Header, IdBlock]:
+        if not body.lines:
+            raise BadBody("the body has no line: every job is a line, which may be empty")
+        now = self._clock.wall_ms()
+        due = options.when.due_at(now)
+        ids = self._minter.block(body.lines, now)
+        header = Header(
+            kind="lines",
+            id=ids.first,
+            count=ids.count,
+            at=now,
+            type=options.type,
+            dt=due if due > now else 0,
+            key=key,
+            digest=digest,
+            trace=trace,
+        )
+        return header, ids
+
+    def _append(
+        self,
+        header: Header,
+        body: Body,
+        ids: IdBlock,
+        durability: Durability,
+        done: Done,
+        uses: Uses | None = None,
+    ) -> None:
+        def on_durable(append: Append) -> None:
+            if append.error is not None:
+                self.keys.cancel(uses or (), header.id)
+                done(append.error)
+                return
+            if uses:
+                self.keys.accepted(header.id, _owners(uses, durability, append))
+            if durability == "store":
+                self._answer(self._accept_stored(header.id, ids, append), done)
+            else:
+                done(Accepted(header.id, ids, durability))
+
+        if uses:
+            self.keys.submitted(header.id, uses)
+        self._submit(Append(header, body, on_durable, durability != "buffered"))
+
+    async def _accept_stored(self, first: str, ids: IdBlock, append: Append) -> Accepted:
+        assert append.end is not None, "a durable record has an end"
+        await self._node.stored(*append.end)
+        return Accepted(first, ids, "store")
+
+    async def _accept_keyed(
+        self, options: AddOptions, body: Body, key: str, trace: str
+    ) -> Accepted:
+        type_key, digest = TypeKey(options.type, key), body.digest()
+        try:
+            owner = (await self.resolver.owners({type_key: digest})).get(type_key)
+        except BaseException:
+            body.discard()
+            raise
+        if owner is not None:
+            body.discard()
+            await self.resolver.reach(owner, options.durability)
+            ids = block_from(owner.use.first, owner.use.count)
+            return Accepted(owner.use.first, ids, options.durability, True)
+        try:
+            header, ids = self._lines_header(options, body, key, digest, trace)
+        except SlimqError:
+            self.keys.cancel([type_key])
+            body.discard()
+            raise
+        uses = {type_key: KeyUse(header.id, header.count, digest)}
+        return await self.appended(header, body, ids, options.durability, uses)
+
+    def _answer(self, accepting: Coroutine[Any, Any, Accepted], done: Done) -> None:
+        """Run what has to wait as a task, and report how it ends."""
+        task = asyncio.get_running_loop().create_task(_report(accepting, done))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+
+async def _report(accepting: Coroutine[Any, Any, Accepted], done: Done) -> None:
+    outcome: Outcome
+    try:
+        outcome = await accepting
+    except SlimqError as error:
+        outcome = error
+    except Exception:  # a bug of ours: the caller must be answered all the same
+        logger.exception("accepting failed")
+        outcome = SlimqError("an error of slimq itself; it is in the log")
+    done(outcome)
+
+
+def _owners(uses: Uses, durability: Durability, append: Append) -> dict[TypeKey, Owner]:
+    level: Durability = "buffered" if durability == "buffered" else "journal"
+    return {key: Owner(use, level, append.end) for key, use in uses.items()}
+
+
+def tell(future: asyncio.Future[Outcome], outcome: Outcome) -> None:
+    """Be the `done` of one who waits for `future`."""
+    if not future.done():  # who waited may be gone
+        future.set_result(outcome)
+
+
+def _value(outcome: Outcome) -> Accepted:
+    if isinstance(outcome, SlimqError):
+        raise outcome
+    return outcome

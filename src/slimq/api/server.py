@@ -1,0 +1,148 @@
+"""The HTTP server of a node: binds, serves on the running loop, drains."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import ipaddress
+import socket
+from collections.abc import Callable
+
+from uvicorn._types import ASGI3Application
+from uvicorn.config import Config
+from uvicorn.server import ServerState
+
+from slimq.api.accept import Acceptor
+from slimq.api.add import AddIntake
+from slimq.api.head import HeadReader, is_loopback
+from slimq.api.protocol import AcceptProtocol
+from slimq.api.surface import Deadlines, Surface
+from slimq.errors import ConfigError, PortInUse, StartError
+
+BACKLOG = 2048  # connections that the kernel holds until they are accepted
+_SWEEP_MAX_S = 1.0
+_GOODBYE_S = 0.2  # what an aborted connection gets to be gone
+
+
+class Server:
+    """Serves `app`, and `POST /add` by itself. One start, one stop.
+
+    It installs no signal handlers, and names neither itself nor the time in its answers.
+    """
+
+    def __init__(
+        self,
+        app: ASGI3Application,
+        acceptor: Acceptor,
+        *,
+        allows_host: Callable[[str], bool] = is_loopback,
+        deadlines: Deadlines = Deadlines(),  # noqa: B008 -- immutable
+    ) -> None:
+        self._surface = Surface(HeadReader(allows_host), AddIntake(acceptor), deadlines)
+        self._config = Config(
+            app,
+            http=AcceptProtocol,
+            ws="none",
+            lifespan="off",
+            interface="asgi3",
+            log_config=None,
+            access_log=False,
+            proxy_headers=False,
+            server_header=False,
+            date_header=False,
+            workers=1,
+        )
+        self._state = ServerState()
+        self._server: asyncio.Server | None = None
+        self._sweep: asyncio.TimerHandle | None = None
+        self._sweep_s = min(_SWEEP_MAX_S, min(deadlines) / 4)
+
+    @property
+    def connections(self) -> int:
+        """How many callers are connected."""
+        return len(self._state.connections)
+
+    async def start(self, host: str, port: int) -> int:
+        """Bind and serve; return the port (0: the system chose one).
+
+        Raises ConfigError for a host that others can reach, PortInUse, StartError.
+        """
+        self._config.load()
+        loop = asyncio.get_running_loop()
+        listener = _bind(host, port)
+        self._server = await loop.create_server(self._connection, sock=listener, backlog=BACKLOG)
+        self._sweep = loop.call_later(self._sweep_s, self._sweep_all)
+        bound: int = listener.getsockname()[1]
+        return bound
+
+    async def stop(self, grace_s: float) -> None:
+        """Accept no more connections, end the idle ones, and let the others finish for at
+        most `grace_s`; what is left then is cut off. No-op when it is not serving."""
+        server, self._server = self._server, None
+        if server is None:
+            return
+        self._surface.draining = True
+        server.close()
+        for connection in list(self._connections()):
+            connection.shutdown()
+        if not await self._gone(grace_s):
+            for connection in list(self._connections()):
+                connection.transport.abort()
+            for task in list(self._state.tasks):
+                task.cancel()
+            await self._gone(_GOODBYE_S)
+        if self._sweep is not None:
+            self._sweep.cancel()
+        await server.wait_closed()
+
+    def _connection(self) -> AcceptProtocol:
+        return AcceptProtocol(self._surface, self._config, self._state, {})
+
+    def _connections(self) -> set[AcceptProtocol]:
+        return self._state.connections  # type: ignore[return-value]
+
+    def _sweep_all(self) -> None:
+        loop = asyncio.get_running_loop()
+        now = loop.time()
+        for connection in list(self._connections()):
+            connection.sweep(now)
+        self._sweep = loop.call_later(self._sweep_s, self._sweep_all)
+
+    async def _gone(self, timeout_s: float) -> bool:
+        """Wait until no connection and no task is left; return whether that is so."""
+        loop = asyncio.get_running_loop()
+        end = loop.time() + timeout_s
+        while self._state.connections or self._state.tasks:
+            if loop.time() >= end:
+                return False
+            await asyncio.sleep(0.01)
+        return True
+
+
+def _bind(host: str, port: int) -> socket.socket:
+    address = ipaddress.ip_address("127.0.0.1") if host == "localhost" else _address(host)
+    if not address.is_loopback:
+        raise ConfigError(
+            f"{host} can be reached by others; without keys only loopback addresses may be bound"
+        )
+    if not 0 <= port <= 65535:
+        raise ConfigError(f"a port is a number from 0 to 65535, not {port}")
+    listener = socket.socket(socket.AF_INET6 if address.version == 6 else socket.AF_INET)
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind((str(address), port))
+        listener.listen(BACKLOG)  # a port that is taken may show only here
+    except OSError as error:
+        listener.close()
+        if error.errno == errno.EADDRINUSE:
+            raise PortInUse(f"port {port} on {host} is taken by another process") from error
+        raise StartError(f"cannot listen on {host}:{port}: {error.strerror}") from error
+    listener.setblocking(False)
+    return listener
+
+
+def _address(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address:
+    try:
+        return ipaddress.ip_address(host.removeprefix("[").removesuffix("]"))
+    except ValueError as error:
+        raise ConfigError(f"{host!r} is not an address; for example 127.0.0.1 or ::1") from error

@@ -1,0 +1,223 @@
+"""``slimq fn``: the handlers, their versions, and the way back."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any, TextIO
+
+import click
+
+from slimq.cli.caller import Caller, part
+from slimq.cli.options import node_option
+from slimq.cli.output import json_option, print_json, print_members, print_next, print_table
+from slimq.core.jobtype import EVERY_CLIENT
+from slimq.core.limits import LIST_MAX
+
+COLUMNS = ("client", "jobtype", "version", "lang", "body", "options", "created")
+EXEC_FLAG = "--exec"
+_ARGV = "slimq.argv"
+
+client_option = click.option(
+    "--client",
+    default=EVERY_CLIENT,
+    show_default=True,
+    help="For the jobs of this client; * for those of every client that has none of its own.",
+)
+
+
+class PutCommand(click.Command):
+    """All that follows ``--exec`` is the command, word by word: also what looks like an
+    option."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        if EXEC_FLAG in args:
+            at = args.index(EXEC_FLAG)
+            ctx.meta[_ARGV] = args[at + 1 :]
+            args = args[:at]
+        return super().parse_args(ctx, args)
+
+    def collect_usage_pieces(self, ctx: click.Context) -> list[str]:
+        return ["[OPTIONS]", "JOBTYPE", f"[{EXEC_FLAG} CMD...]"]
+
+
+@click.group(name="fn")
+def command() -> None:
+    """Put handlers, look at them, roll them back."""
+
+
+@command.command(name="put", cls=PutCommand)
+@click.argument("jobtype")
+@client_option
+@click.option("--http", "url", metavar="URL", help="Address that jobs are posted to.")
+@click.option(
+    "--file", type=click.File("r"), help="JSON: {lang, body, options}; - for stdin."
+)
+@click.option(
+    "--option",
+    "pairs",
+    multiple=True,
+    metavar="NAME=VALUE",
+    help="Option of the handler, such as timeout=90s, batch_size=100, retry_on=[404].",
+)
+@node_option
+@json_option
+@click.pass_context
+def put(
+    context: click.Context,
+    jobtype: str,
+    client: str,
+    url: str | None,
+    file: TextIO | None,
+    pairs: tuple[str, ...],
+    node: Caller,
+    as_json: bool,
+) -> None:
+    """Set what runs a jobtype, as a new version.
+
+    One of: `--exec CMD...` (must come last: all that follows is the command, and no shell
+    reads it), `--http URL`, `--file handler.json`.
+    """
+    argv: list[str] | None = context.meta.get(_ARGV)
+    if sum(given is not None for given in (argv, url, file)) != 1:
+        raise click.UsageError("say one of --exec CMD..., --http URL, --file FILE")
+    handler = _from_file(file) if file else _handler(argv, url)
+    if pairs:
+        handler["options"] = {**handler.get("options", {}), **dict(map(_option, pairs))}
+    answer = node.send_json("PUT", f"/handlers/{part(jobtype)}", {"client": client}, handler)
+    if as_json:
+        print_json(answer)
+        return
+    whose = "every client" if client == EVERY_CLIENT else client
+    click.echo(f"{jobtype} of {whose} is run by version {answer['version']}")
+    for warning in answer.get("warnings", []):
+        click.echo(f"warning: {warning}", err=True)
+    print_next(f"echo hello | slimq add {jobtype}")
+
+
+def _handler(argv: list[str] | None, url: str | None) -> dict[str, Any]:
+    if argv is not None:
+        return {"lang": "exec", "body": argv}
+    return {"lang": "http", "body": url}
+
+
+def _from_file(file: TextIO) -> dict[str, Any]:
+    try:
+        document = json.load(file)
+    except ValueError as error:
+        raise click.UsageError(f"--file: not JSON: {error}") from error
+    if not isinstance(document, dict) or not isinstance(document.get("options", {}), dict):
+        raise click.UsageError('--file: write {"lang": ..., "body": ..., "options": {...}}')
+    return document
+
+
+def _option(pair: str) -> tuple[str, Any]:
+    """Read ``name=value``; a value that is no JSON is text."""
+    name, equals, text = pair.partition("=")
+    if not name or not equals:
+        raise click.UsageError("--option: write NAME=VALUE")
+    try:
+        return name, json.loads(text)
+    except ValueError:
+        return name, text
+
+
+@command.command(name="ls")
+@click.option("--client", help="Handlers of this client; * for those of every client.")
+@click.option("--jobtype", help="Handlers of this jobtype.")
+@click.option("--after", metavar="CLIENT/JOBTYPE", help="Above this one: the next page.")
+@click.option("--limit", type=click.IntRange(1, LIST_MAX), default=100, show_default=True)
+@node_option
+@json_option
+def list_(node: Caller, as_json: bool, **query: Any) -> None:
+    """List the current handlers."""
+    page = node.get("/handlers", query)
+    if as_json:
+        print_json(page)
+        return
+    print_table(COLUMNS, [_row(handler) for handler in page["handlers"]])
+    if page["next"]:
+        print_next(f"the same with --after {page['next']}")
+    elif not page["handlers"]:
+        print_next("slimq fn put echo --exec sed 's/^/200 /'")
+
+
+def _row(handler: Mapping[str, Any]) -> list[Any]:
+    body, options = handler["body"], handler["options"]
+    return [
+        handler["client"],
+        handler["jobtype"],
+        handler["version"],
+        handler["lang"],
+        " ".join(body) if isinstance(body, list) else body,
+        json.dumps(options) if options else None,
+        handler["created_at"],
+    ]
+
+
+@command.command(name="get")
+@click.argument("jobtype")
+@client_option
+@node_option
+@json_option
+def get(jobtype: str, client: str, node: Caller, as_json: bool) -> None:
+    """Show a handler; with --json as `put --file` reads it."""
+    handler = node.get(f"/handlers/{part(jobtype)}", {"client": client})
+    if as_json:
+        print_json(handler)
+        return
+    print_members(dict(zip(COLUMNS, _row(handler), strict=True)))
+    print_next(f"slimq fn versions {jobtype} --client '{client}'")
+
+
+@command.command(name="rm")
+@click.argument("jobtype")
+@client_option
+@click.option("--yes", is_flag=True, help="Do not ask.")
+@node_option
+@json_option
+def remove(jobtype: str, client: str, yes: bool, node: Caller, as_json: bool) -> None:
+    """Delete a handler with all its versions; its jobs wait for another one."""
+    if not yes:
+        click.confirm(f"delete all versions of {client}/{jobtype}?", abort=True, err=True)
+    answer = node.call("DELETE", f"/handlers/{part(jobtype)}", {"client": client})
+    if as_json:
+        print_json(answer)
+        return
+    click.echo(f"{jobtype} has no handler any more; its jobs wait")
+    print_next(f"slimq fn put {jobtype} ...")
+
+
+@command.command(name="versions")
+@click.argument("jobtype")
+@client_option
+@node_option
+@json_option
+def versions(jobtype: str, client: str, node: Caller, as_json: bool) -> None:
+    """List all versions of a handler, the newest first."""
+    answer = node.get(f"/handlers/{part(jobtype)}/versions", {"client": client})
+    if as_json:
+        print_json(answer)
+        return
+    rows = [[version["current"], *_row(version)] for version in answer["versions"]]
+    print_table(("current", *COLUMNS), rows)
+    print_next(f"slimq fn rollback {jobtype} --client '{client}' --version N")
+
+
+@command.command(name="rollback")
+@click.argument("jobtype")
+@client_option
+@click.option("--version", type=int, help="Which; if not given, the one before the current.")
+@node_option
+@json_option
+def rollback(
+    jobtype: str, client: str, version: int | None, node: Caller, as_json: bool
+) -> None:
+    """Make an older version the current one again."""
+    path = f"/handlers/{part(jobtype)}/rollback"
+    answer = node.post(path, {"client": client, "version": version})
+    if as_json:
+        print_json(answer)
+        return
+    click.echo(f"{jobtype} is run by version {answer['version']} again")
+    print_next(f"slimq fn versions {jobtype} --client '{client}'")

@@ -1,0 +1,71 @@
+"""Options that several commands have."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import click
+
+from slimq.cli.caller import DEFAULT_URL, Caller
+from slimq.config import DEFAULT_FOLDER, Config, load
+from slimq.core.jobtype import DEFAULT_CLIENT
+
+Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
+
+
+def _to_caller(context: click.Context, parameter: click.Parameter, url: str) -> Caller:
+    return Caller(url)
+
+
+node_option: Decorator = click.option(
+    "--url",
+    "node",
+    default=DEFAULT_URL,
+    envvar="SLIMQ_URL",
+    show_default=True,
+    show_envvar=True,
+    callback=_to_caller,
+    help="Address of the node.",
+)
+
+client_option: Decorator = click.option(
+    "--client", default=DEFAULT_CLIENT, show_default=True, help="Whose jobs."
+)
+
+
+def config_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Give a command the options that say where the configuration is, and the flags that
+    set what is asked for most."""
+    for option in reversed(_CONFIG_OPTIONS):
+        command = option(command)
+    return command
+
+
+_CONFIG_OPTIONS: tuple[Decorator, ...] = (
+    click.option("--host", help="Address to listen on."),
+    click.option("--port", help="Port to listen on."),
+    click.option("--data", help="Data folder."),
+    click.option("--store", help="File of the store."),
+    click.option("--env", help="Which DIR/ENV.toml is read; before SLIMQ_ENV."),
+    click.option(
+        "--config",
+        "folder",
+        metavar="DIR",
+        type=click.Path(exists=True, file_okay=False, path_type=Path),
+        help="Folder of the configuration files; ./config if not given.",
+    ),
+)
+
+
+def load_config(given: Mapping[str, Any]) -> Config:
+    """Return the configuration, for a command that has `config_options`."""
+    flags = {
+        "server.host": given["host"],
+        "server.port": given["port"],
+        "data.path": given["data"],
+        "store.path": given["store"],
+    }
+    return load(flags, os.environ, given["folder"] or DEFAULT_FOLDER, given["env"])

@@ -1,0 +1,192 @@
+"""Kinds of settings: what may be written for each, and what it means.
+
+A kind reads a value as TOML gives it (`read`), and turns the text of an environment
+variable or a flag into such a value (`from_text`). Both raise ValueError with the rule.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import ipaddress
+import re
+from typing import Any, Protocol
+
+from slimq.core.duration import format_ms, parse_ms
+from slimq.core.size import format_bytes, parse_bytes
+
+Network = ipaddress.IPv4Network | ipaddress.IPv6Network
+
+SECRET_PREFIX = "whsec_"  # noqa: S105 -- https://www.standardwebhooks.com names it
+SECRET_BYTES_MIN = 24  # the same standard: between 24 and 64 bytes
+SECRET_BYTES_MAX = 64
+_INTEGER = re.compile(r"-?\d{1,18}", re.ASCII)
+
+
+class Kind(Protocol):
+    """`rule` says what is legal. `suffix` is the unit that the attribute's name ends in."""
+
+    suffix: str
+    secret: bool
+
+    @property
+    def rule(self) -> str: ...
+
+    def read(self, written: Any) -> Any: ...
+
+    def from_text(self, text: str) -> Any: ...
+
+
+class _Kind:
+    suffix = ""
+    secret = False
+
+    @property
+    def rule(self) -> str:
+        raise NotImplementedError
+
+    def from_text(self, text: str) -> Any:
+        return text
+
+
+class Text(_Kind):
+    """Text on one line."""
+
+    def __init__(self, *, may_be_empty: bool = False) -> None:
+        self._may_be_empty = may_be_empty
+
+    @property
+    def rule(self) -> str:
+        return "text on one line" + (", or empty" if self._may_be_empty else ", not empty")
+
+    def read(self, written: Any) -> str:
+        legal = isinstance(written, str) and (written.isprintable())
+        if not legal or not (written or self._may_be_empty):
+            raise ValueError(self.rule)
+        return str(written)
+
+
+class Choice(_Kind):
+    def __init__(self, *choices: str) -> None:
+        self._choices = choices
+
+    @property
+    def rule(self) -> str:
+        return f"one of {', '.join(self._choices)}"
+
+    def read(self, written: Any) -> str:
+        if not isinstance(written, str) or written not in self._choices:
+            raise ValueError(self.rule)
+        return written
+
+
+class Integer(_Kind):
+    def __init__(self, low: int, high: int) -> None:
+        self._low = low
+        self._high = high
+
+    @property
+    def rule(self) -> str:
+        return f"a whole number from {self._low} to {self._high}"
+
+    def read(self, written: Any) -> int:
+        if type(written) is not int or not self._low <= written <= self._high:
+            raise ValueError(self.rule)
+        return written
+
+    def from_text(self, text: str) -> Any:
+        return int(text) if _INTEGER.fullmatch(text) else text
+
+
+class Duration(_Kind):
+    """Read as milliseconds."""
+
+    suffix = "_ms"
+
+    def __init__(self, low: str, high: str) -> None:
+        self._low = parse_ms(low)
+        self._high = parse_ms(high)
+
+    @property
+    def rule(self) -> str:
+        return f"a duration from {format_ms(self._low)} to {format_ms(self._high)}"
+
+    def read(self, written: Any) -> int:
+        try:
+            ms = parse_ms(written) if isinstance(written, str) else -1
+        except ValueError as error:
+            raise ValueError(f"{self.rule}: {error}") from error
+        if not self._low <= ms <= self._high:
+            raise ValueError(self.rule)
+        return ms
+
+
+class Size(_Kind):
+    """Read as bytes."""
+
+    def __init__(self, low: str, high: str) -> None:
+        self._low = parse_bytes(low)
+        self._high = parse_bytes(high)
+
+    @property
+    def rule(self) -> str:
+        return f"a size from {format_bytes(self._low)} to {format_bytes(self._high)}"
+
+    def read(self, written: Any) -> int:
+        try:
+            size = parse_bytes(written) if isinstance(written, str) else -1
+        except ValueError as error:
+            raise ValueError(f"{self.rule}: {error}") from error
+        if not self._low <= size <= self._high:
+            raise ValueError(self.rule)
+        return size
+
+
+class _List(_Kind):
+    """A list of TOML; in a variable or flag, its items with commas between them."""
+
+    def read(self, written: Any) -> tuple[Any, ...]:
+        if not isinstance(written, list) or not all(isinstance(item, str) for item in written):
+            raise ValueError(self.rule)
+        return tuple(self._item(item) for item in written)
+
+    def from_text(self, text: str) -> Any:
+        return [item.strip() for item in text.split(",")] if text.strip() else []
+
+    def _item(self, text: str) -> Any:
+        raise NotImplementedError
+
+
+class Networks(_List):
+    """Address ranges, read as networks of `ipaddress`."""
+
+    @property
+    def rule(self) -> str:
+        return 'a list of address ranges, for example ["10.0.0.0/8", "fd00::/8", "127.0.0.1"]'
+
+    def _item(self, text: str) -> Network:
+        try:
+            return ipaddress.ip_network(text)
+        except ValueError as error:
+            raise ValueError(f"{self.rule}: {error}") from error
+
+
+class Secrets(_List):
+    """Signing secrets as the Standard Webhooks write them; kept as text."""
+
+    secret = True
+
+    @property
+    def rule(self) -> str:
+        sizes = f"{SECRET_BYTES_MIN} to {SECRET_BYTES_MAX} bytes"
+        return f"a list of secrets, each {SECRET_PREFIX} followed by {sizes} in base 64"
+
+    def _item(self, text: str) -> str:
+        encoded = text.removeprefix(SECRET_PREFIX)
+        try:
+            size = len(base64.b64decode(encoded, validate=True))
+        except (binascii.Error, ValueError):
+            size = 0
+        if encoded == text or not SECRET_BYTES_MIN <= size <= SECRET_BYTES_MAX:
+            raise ValueError(self.rule) from None
+        return text

@@ -1,0 +1,192 @@
+"""Stage 3, ingest: journal to store, exactly once.
+
+The jobs and the cursor move in one transaction. A record larger than one transaction
+takes several; the cursor then says how much of it is in. A segment of the journal is
+deleted when the cursor is past it, a barrier made the store durable since, and
+`journal.retain` is over: a store that falls back to an earlier point is healed from it.
+"""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Callable, Iterator
+
+import msgspec
+
+from slimq.core.jobid import block_from
+from slimq.core.limits import INGEST_JOBS_MAX, MIB
+from slimq.journal.reader import Entry, JournalReader
+from slimq.journal.record import Header, JobLine, Position
+from slimq.journal.writer import JournalWriter
+from slimq.store.base import Cursor, CursorMoved, EngineStore, Ingested, NewJobs
+
+READ_BYTES = 4 * MIB  # of the journal, or of one large record, in one step
+
+_decode_line = msgspec.json.Decoder(JobLine).decode
+
+
+class Ingester:
+    """Feeds one store from one journal. Driven by `step`."""
+
+    def __init__(
+        self,
+        writer: JournalWriter,
+        reader: JournalReader,
+        store: EngineStore,
+        *,
+        retain_ms: int,
+        forget_keys: Callable[[list[Header]], None],
+    ) -> None:
+        self._writer = writer
+        self._reader = reader
+        self._store = store
+        self._retain_ms = retain_ms
+        self._forget_keys = forget_keys
+        self._cursor: Cursor | None = None
+        self._safe: Position | None = None  # as far as the last barrier reached
+        self.position = Position(0, 0)  # all before it is in the store; read by other threads
+
+    @property
+    def behind(self) -> bool:
+        """Whether the journal holds what is not in the store yet."""
+        return self.position < self._writer.end
+
+    def step(self) -> Ingested | None:
+        """Move at most INGEST_JOBS_MAX jobs; return what came in, None when nothing waits.
+
+        Raises StoreUnavailable; then nothing was moved, and the next step tries again.
+        """
+        if self._cursor is None:
+            self._set_cursor(self._store.cursor(self._writer.name))
+        assert self._cursor is not None, "it was just set"
+        load = _Load(self._cursor)
+        entries, following = self._reader.read(load.position, READ_BYTES)
+        for entry in entries:
+            load.add(entry)
+            if load.full:
+                break
+        else:
+            load.pass_to(following)
+        if load.cursor == self._cursor:
+            return None
+        return self._move(load)
+
+    def keep_safe(self) -> bool:
+        """Make what is ingested survive a power cut, then delete the segments that are no
+        longer needed. Return False when the barrier could not be made now."""
+        position = self.position
+        if position != self._safe:
+            if not self._store.barrier():
+                return False
+            self._safe = position
+        self._writer.sweep(position, self._store.now(), self._retain_ms)
+        return True
+
+    def _move(self, load: _Load) -> Ingested | None:
+        assert self._cursor is not None, "a step sets it"
+        try:
+            ingested = self._store.ingest(
+                self._writer.name, self._cursor, load.cursor, load.jobs
+            )
+        except CursorMoved:
+            self._cursor = None  # the store fell back, or was replaced: read it again
+            return None
+        self._set_cursor(load.cursor)
+        if load.keyed:
+            self._forget_keys(load.keyed)
+        return ingested
+
+    def _set_cursor(self, cursor: Cursor) -> None:
+        self._cursor = cursor
+        self.position = Position(cursor.segment, cursor.offset)
+
+
+class _Load:
+    """What goes into the store in one transaction, and where the cursor is after it."""
+
+    def __init__(self, cursor: Cursor) -> None:
+        self.cursor = cursor
+        self.jobs: list[NewJobs] = []
+        self.keyed: list[Header] = []
+        self._count = 0
+
+    @property
+    def position(self) -> Position:
+        return Position(self.cursor.segment, self.cursor.offset)
+
+    @property
+    def full(self) -> bool:
+        return self._count >= INGEST_JOBS_MAX or self.cursor.body_offset > 0
+
+    def pass_to(self, position: Position) -> None:
+        """Step over the end of a segment, or over damage."""
+        if self.cursor.body_offset == 0 and position > self.position:
+            self.cursor = Cursor(*position)
+
+    def add(self, entry: Entry) -> None:
+        """Take as much of a record as fits."""
+        start = self.cursor if entry.start == self.position else Cursor(*entry.start)
+        lines, body_offset, is_all = entry.body.lines(
+            start.body_offset, INGEST_JOBS_MAX - self._count, READ_BYTES
+        )
+        self._count += len(lines)
+        if entry.header.kind == "jobs":
+            self.jobs += _explicit_jobs(entry.header, lines, start.lines)
+        else:
+            self._add_lines(entry.header, lines, start.lines)
+        if is_all:
+            self.cursor = Cursor(*entry.next)
+            if entry.header.key or entry.header.kind == "jobs":
+                self.keyed.append(entry.header)
+        else:
+            self.cursor = Cursor(*entry.start, body_offset, start.lines + len(lines))
+
+    def _add_lines(self, header: Header, lines: list[bytes], first: int) -> None:
+        """Small records of one type and time go in together."""
+        ids = _ids(header, first, len(lines))
+        dt = header.dt or header.at
+        last = self.jobs[-1] if self.jobs else None
+        if last and not (last.key or header.key) and not last.parent:
+            if (last.type, last.dt, last.trace) == (header.type, dt, header.trace):
+                last.ids += ids
+                last.data += lines
+                return
+        self.jobs.append(
+            NewJobs(
+                type=header.type,
+                dt=dt,
+                ids=ids,
+                data=lines,
+                record=header.id,
+                count=header.count,
+                key=header.key,
+                digest=header.digest,
+                trace=header.trace,
+            )
+        )
+
+
+def _ids(header: Header, first: int, count: int) -> list[str]:
+    if header.count == 1:
+        return [header.id][first : first + count]
+    return block_from(header.id, header.count).ids(first, first + count)
+
+
+def _explicit_jobs(header: Header, lines: list[bytes], first: int) -> Iterator[NewJobs]:
+    """Yield the jobs of a record whose lines say themselves what they are."""
+    ids = _ids(header, first, len(lines))
+    for id_, line in zip(ids, map(_decode_line, lines), strict=True):
+        data = base64.b64decode(line.data) if line.base64 else line.data.encode()
+        own_id = line.id or id_
+        yield NewJobs(
+            type=line.type,
+            dt=line.dt or header.dt or header.at,
+            ids=[own_id],
+            data=[data],
+            record=own_id,
+            count=1,
+            key=line.key,
+            digest=line.digest,
+            trace=line.trace or header.trace,
+            parent=line.parent,
+        )

@@ -1,0 +1,386 @@
+"""Stage 5, schedule: choose the next type, fairly.
+
+Pure policy: it is told what waits, what runs and what people set, and says what to claim
+next. A choice costs O(log n) in the clients that have something ready; types that are
+idle, paused, full or without a handler cost nothing. A type with waiting work is in one place:
+
+    held      no handler serves it, or it is paused
+    later     nothing of it is due yet: among the timers
+    full      as many of its batches run as may
+    in line   its handler is full: first come, first served
+    ready     in its client's queue, and its client in the queue of the lang
+
+Fair by client first: of the clients with something ready, next is the one with the
+fewest running batches, then the one that was given the fewest jobs so far (start-time
+fair queueing: who comes back after a rest starts level with the others). Inside a client
+the same by jobtype, where a weight of 3 gives three times the jobs. No client gets more
+than three quarters of a lang's slots, so that a slow one cannot shut the others out.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Hashable, Iterable, Mapping, Sequence
+from typing import Generic, NamedTuple, TypeVar
+
+from slimq.core.handler import Handler
+from slimq.core.jobtype import EVERY_CLIENT, split_type
+from slimq.store.base import Control, Policy
+
+K = TypeVar("K", bound=Hashable)
+
+
+class Pick(NamedTuple):
+    """Claim up to `batches` times `batch_size` jobs of `type` for `handler`."""
+
+    type: str
+    handler: Handler
+    batches: int
+    batch_size: int
+
+
+class Scheduler:
+    """`slots` says for each lang how many batches this node runs at a time."""
+
+    def __init__(self, slots: Mapping[str, int]) -> None:
+        self._pools = {lang: _Pool(count) for lang, count in slots.items()}
+        self._handlers: dict[tuple[str, str], Handler] = {}
+        self._policies: dict[tuple[str, str], Policy] = {}
+        self._types: dict[str, _Type] = {}
+        self._timers: _Queue[str] = _Queue()
+        self._users: dict[_HandlerKey, _User] = {}
+
+    def set_control(self, control: Control, now: int) -> None:
+        """Take over what people set. Backlogs follow a new handler at once."""
+        self._handlers = {(h.client, h.jobtype): h for h in control.handlers}
+        self._policies = {(p.client, p.jobtype): p for p in control.policies}
+        for state in list(self._types.values()):
+            self._lift(state)
+            state.settings = self._settings(state.client, state.jobtype)
+            self._place(state, now)
+
+    def due(self, type_: str, at: int, now: int) -> None:
+        """Say that a type has waiting work that is due at `at`."""
+        state = self._types.get(type_)
+        if state is None:
+            client, jobtype = split_type(type_)
+            state = _Type(type_, client, jobtype, self._settings(client, jobtype))
+            self._types[type_] = state
+        elif state.next_at is not None and state.next_at <= at:
+            return
+        self._lift(state)
+        state.next_at = at
+        self._place(state, now)
+
+    def choose(self, now: int) -> Pick | None:
+        """Return what to claim next, or None when nothing can start now. Report back
+        with `claimed` before the next choice."""
+        for type_ in self._timers.pop_until((now,)):
+            self._place(self._types[type_], now)
+        for pool in self._pools.values():
+            while (state := pool.take()) is not None:
+                batches = self._room(state, pool)
+                if batches > 0:
+                    settings = state.settings
+                    assert settings.handler is not None, "a type without handler is not ready"
+                    return Pick(state.type, settings.handler, batches, settings.batch_size)
+                self._place(state, now)  # its handler filled up meanwhile
+        return None
+
+    def claimed(self, pick: Pick, batches: int, jobs: int, next_at: int | None, now: int) -> None:
+        """Say what the claim of a pick brought, and when the type is worth asking again."""
+        state = self._types[pick.type]
+        pool = self._pools[pick.handler.lang]
+        self._count(state, pick.handler, batches)
+        pool.charge(state, jobs)
+        state.next_at = next_at
+        self._place(state, now)
+
+    def ended(self, type_: str, handler: Handler, now: int) -> None:
+        """Say that a batch of a type, started with `handler`, ended."""
+        state = self._types[type_]
+        self._count(state, handler, -1)
+        self._lift(state)
+        self._place(state, now)
+        user = self._users[_key(handler)]
+        if user.line:
+            next_in_line = next(iter(user.line))
+            del user.line[next_in_line]
+            self._place(self._types[next_in_line], now)
+
+    def next_at(self) -> int | None:
+        """Return when the next waiting work becomes due, if nothing happens before."""
+        least = self._timers.least()
+        return None if least is None else least[0]
+
+    def without_handler(self) -> list[str]:
+        """Return the types whose waiting work has no handler."""
+        waiting = (state for state in self._types.values() if state.next_at is not None)
+        return [state.type for state in waiting if state.settings.handler is None]
+
+    # --- where a type is ---------------------------------------------------
+
+    def _place(self, state: _Type, now: int) -> None:
+        """Put a type that is nowhere into the one place where it belongs."""
+        settings, handler = state.settings, state.settings.handler
+        if state.next_at is None:
+            if state.running == 0:
+                self._types.pop(state.type, None)
+        elif handler is None or settings.paused or state.running >= settings.concurrency:
+            pass  # held or full: set_control or ended will place it again
+        elif state.next_at > now:
+            self._timers.push(state.type, (state.next_at,))
+        elif self._user(handler).full:
+            self._user(handler).line[state.type] = None
+        else:
+            self._pools[handler.lang].push(state)
+
+    def _lift(self, state: _Type) -> None:
+        """Take a type out of wherever it is."""
+        self._timers.discard(state.type)
+        handler = state.settings.handler
+        if handler is not None:
+            self._user(handler).line.pop(state.type, None)
+            self._pools[handler.lang].discard(state)
+
+    # --- how much may start ------------------------------------------------
+
+    def _room(self, state: _Type, pool: _Pool) -> int:
+        """Return how many batches of a type may start: all that is free when its client
+        is the only one that waits, else its share."""
+        handler = state.settings.handler
+        assert handler is not None, "a type without handler is not ready"
+        share = max(1, pool.room(state.client) // (1 + pool.waiting))
+        type_room = state.settings.concurrency - state.running
+        return min(share, type_room, self._user(handler).room)
+
+    def _count(self, state: _Type, handler: Handler, batches: int) -> None:
+        state.running += batches
+        self._user(handler).running += batches
+        self._pools[handler.lang].count(state.client, batches)
+
+    def _user(self, handler: Handler) -> _User:
+        key = _key(handler)
+        user = self._users.get(key)
+        if user is None:
+            user = self._users[key] = _User()
+        user.concurrency = handler.options.concurrency
+        return user
+
+    def _settings(self, client: str, jobtype: str) -> _Settings:
+        """Return what holds for a type: its client's own handler and policy go before
+        those for every client, and a policy before the handler's options."""
+        handler = self._handlers.get((client, jobtype)) or self._handlers.get(
+            (EVERY_CLIENT, jobtype)
+        )
+        if handler is not None and handler.lang not in self._pools:
+            handler = None
+        keys = ((client, jobtype), (EVERY_CLIENT, jobtype))
+        policies = [self._policies[key] for key in keys if key in self._policies]
+        return _merge(handler, policies)
+
+
+_HandlerKey = tuple[str, str]
+_UNLIMITED = 1 << 30
+
+
+def _key(handler: Handler) -> _HandlerKey:
+    return handler.client, handler.jobtype
+
+
+class _Settings(NamedTuple):
+    handler: Handler | None
+    paused: bool
+    weight: int
+    concurrency: int  # batches of the type at a time on this node
+    batch_size: int
+
+
+def _merge(handler: Handler | None, policies: Sequence[Policy]) -> _Settings:
+    def first(values: Iterable[int | None], default: int) -> int:
+        return next((value for value in values if value is not None), default)
+
+    options = handler.options if handler else None
+    ordered = options is not None and options.ordered
+    concurrency = first((p.concurrency for p in policies), _UNLIMITED)
+    batch_size = first((p.batch_size for p in policies), options.batch_size if options else 1)
+    return _Settings(
+        handler,
+        bool(first((p.paused for p in policies), False)),
+        first((p.weight for p in policies), 1),
+        1 if ordered else concurrency,
+        1 if ordered else batch_size,
+    )
+
+
+class _Type:
+    """A type with waiting work or running batches."""
+
+    __slots__ = ("client", "jobtype", "next_at", "running", "settings", "type", "work")
+
+    def __init__(self, type_: str, client: str, jobtype: str, settings: _Settings) -> None:
+        self.type, self.client, self.jobtype = type_, client, jobtype
+        self.settings = settings
+        self.next_at: int | None = None
+        self.running = 0
+        self.work = 0.0  # jobs given, divided by weight
+
+
+class _User:
+    """A handler in use: how many of its batches run, and which types wait in line for it."""
+
+    __slots__ = ("concurrency", "line", "running")
+
+    def __init__(self) -> None:
+        self.concurrency: int | None = None
+        self.running = 0
+        self.line: dict[str, None] = {}
+
+    @property
+    def room(self) -> int:
+        return _UNLIMITED if self.concurrency is None else self.concurrency - self.running
+
+    @property
+    def full(self) -> bool:
+        return self.room <= 0
+
+
+class _Client:
+    """A client in one pool: its ready types, fairest first."""
+
+    __slots__ = ("floor", "running", "types", "work")
+
+    def __init__(self, work: float) -> None:
+        self.running = 0
+        self.work = work  # jobs given
+        self.floor = 0.0  # work of the type that was served last: where newcomers start
+        self.types: _Queue[_Type] = _Queue()
+
+
+class _Pool:
+    """The slots of one lang, and the clients that want them, fairest first."""
+
+    def __init__(self, slots: int) -> None:
+        self.slots = slots
+        self.client_slots = -(-slots * 3 // 4)
+        self.running = 0
+        self._floor = 0.0  # work of the client that was served last: where newcomers start
+        self._clients: dict[str, _Client] = {}
+        self._ready: _Queue[str] = _Queue()
+        self._forget_at = 1024
+
+    @property
+    def waiting(self) -> int:
+        """How many clients have something ready, and may have more slots."""
+        return len(self._ready)
+
+    def room(self, client: str) -> int:
+        running = self._clients[client].running
+        return min(self.slots - self.running, self.client_slots - running)
+
+    def push(self, state: _Type) -> None:
+        if len(self._clients) >= self._forget_at:
+            self._forget()
+        client = self._clients.get(state.client)
+        if client is None:
+            client = self._clients[state.client] = _Client(self._floor)
+        if not client.types:
+            client.work = max(client.work, self._floor)
+        state.work = max(state.work, client.floor)
+        client.types.push(state, (state.work,))
+        self._rank(state.client, client)
+
+    def discard(self, state: _Type) -> None:
+        client = self._clients.get(state.client)
+        if client is not None:
+            client.types.discard(state)
+            self._rank(state.client, client)
+
+    def take(self) -> _Type | None:
+        """Take out the type whose turn it is."""
+        if self.running >= self.slots:
+            return None
+        name = self._ready.pop()
+        if name is None:
+            return None
+        client = self._clients[name]
+        state = client.types.pop()
+        assert state is not None, "a client in the queue has a ready type"
+        self._floor, client.floor = client.work, state.work
+        self._rank(name, client)
+        return state
+
+    def charge(self, state: _Type, jobs: int) -> None:
+        client = self._clients[state.client]
+        client.work += jobs
+        state.work += jobs / state.settings.weight
+        self._rank(state.client, client)
+
+    def count(self, name: str, batches: int) -> None:
+        client = self._clients[name]
+        self.running += batches
+        client.running += batches
+        self._rank(name, client)
+
+    def _rank(self, name: str, client: _Client) -> None:
+        """Put a client where it belongs in the queue."""
+        if client.types and client.running < self.client_slots:
+            self._ready.push(name, (client.running, client.work))
+        else:
+            self._ready.discard(name)
+
+    def _forget(self) -> None:
+        """Forget clients that would start level with the others if they came now."""
+        self._clients = {
+            name: client
+            for name, client in self._clients.items()
+            if client.types or client.running or client.work > self._floor
+        }
+        self._forget_at = max(1024, 2 * len(self._clients))
+
+
+class _Queue(Generic[K]):
+    """A priority queue with replacing and removing: a heap whose stale entries are
+    dropped when they come up. Equal keys leave in the order they came."""
+
+    def __init__(self) -> None:
+        self._heap: list[tuple[tuple[float, ...], int, K]] = []
+        self._current: dict[K, int] = {}
+        self._serial = 0
+
+    def __len__(self) -> int:
+        return len(self._current)
+
+    def push(self, item: K, key: tuple[float, ...]) -> None:
+        self._serial += 1
+        self._current[item] = self._serial
+        heapq.heappush(self._heap, (key, self._serial, item))
+        if len(self._heap) > 64 and len(self._heap) > 4 * len(self._current):
+            self._heap = [entry for entry in self._heap if self._is_current(entry)]
+            heapq.heapify(self._heap)
+
+    def discard(self, item: K) -> None:
+        self._current.pop(item, None)
+
+    def least(self) -> tuple[float, ...] | None:
+        while self._heap and not self._is_current(self._heap[0]):
+            heapq.heappop(self._heap)
+        return self._heap[0][0] if self._heap else None
+
+    def pop(self) -> K | None:
+        if self.least() is None:
+            return None
+        _, _, item = heapq.heappop(self._heap)
+        del self._current[item]
+        return item
+
+    def pop_until(self, key: tuple[float, ...]) -> list[K]:
+        items: list[K] = []
+        while (least := self.least()) is not None and least <= key:
+            item = self.pop()
+            assert item is not None, "what has a least item is not empty"
+            items.append(item)
+        return items
+
+    def _is_current(self, entry: tuple[tuple[float, ...], int, K]) -> bool:
+        return self._current.get(entry[2]) == entry[1]

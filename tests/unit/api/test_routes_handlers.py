@@ -1,0 +1,165 @@
+"""`/handlers…`: put, list, versions, rollback, delete."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from routes_bench import Bench
+
+from slimq.core.limits import ARGV_MAX, HANDLER_BODY_MAX, JSON_BODY_MAX, URL_MAX
+
+EXEC = {"lang": "exec", "body": ["cat"]}
+
+
+@pytest.fixture
+def bench() -> Iterator[Bench]:
+    bench = Bench()
+    yield bench
+    bench.close()
+
+
+def test_a_first_version_is_created_and_a_later_one_replaces_it(bench: Bench):
+    first = bench.put("/handlers/mail", {**EXEC, "options": {"timeout": "5m"}})
+    assert first.status == 201
+    assert first.json == {
+        "client": "*",
+        "jobtype": "mail",
+        "version": 1,
+        "lang": "exec",
+        "body": ["cat"],
+        "options": {"timeout": "5m"},
+        "created_at": "2026-11-18T11:06:40.000Z",
+        "warnings": [],
+    }
+    second = bench.put("/handlers/mail", {"lang": "http", "body": "https://example.com/"})
+    assert (second.status, second.json["version"]) == (200, 2)
+    shown = bench.get("/handlers/mail").json
+    assert (shown["version"], shown["body"]) == (2, "https://example.com/")
+    assert bench.node.woken == 2
+
+
+def test_a_client_has_a_handler_of_its_own_beside_that_for_every_client(bench: Bench):
+    bench.handler("mail")
+    assert bench.get("/handlers/mail?client=acme").slug == "not-found"
+    assert bench.handler("mail", "acme", body=["tac"]).status == 201
+    assert bench.get("/handlers/mail?client=acme").json["body"] == ["tac"]
+    assert bench.get("/handlers/mail").json["body"] == ["cat"]
+
+
+def test_handlers_are_listed_in_pages(bench: Bench):
+    for client in ("*", "acme", "zulu"):
+        for jobtype in ("mail", "sms"):
+            bench.handler(jobtype, client)
+    seen: list[str] = []
+    target: str | None = "/handlers?limit=4"
+    while target:
+        page = bench.get(target).json
+        seen += [f"{handler['client']}/{handler['jobtype']}" for handler in page["handlers"]]
+        target = page["next"] and f"/handlers?limit=4&after={page['next']}"
+    assert seen == ["*/mail", "*/sms", "acme/mail", "acme/sms", "zulu/mail", "zulu/sms"]
+    of_acme = bench.get("/handlers?client=acme&jobtype=sms").json["handlers"]
+    assert [handler["client"] for handler in of_acme] == ["acme"]
+    assert len(bench.get("/handlers?client=*").json["handlers"]) == 2
+    assert bench.get("/handlers?after=x").slug == "bad-parameter"
+
+
+def test_versions_are_kept_and_an_older_one_comes_back_by_rollback(bench: Bench):
+    for word in ("one", "two", "three"):
+        bench.handler("mail", body=[word])
+    assert bench.post("/handlers/mail/rollback").json["body"] == ["two"]
+    versions = bench.get("/handlers/mail/versions").json["versions"]
+    assert [(each["version"], each["current"]) for each in versions] == [
+        (3, False),
+        (2, True),
+        (1, False),
+    ]
+    assert bench.post("/handlers/mail/rollback?version=3").json["version"] == 3
+    assert bench.get("/handlers/mail").json["body"] == ["three"]
+    assert bench.node.woken == 5
+
+
+def test_a_rollback_to_what_there_is_not_is_not_found(bench: Bench):
+    assert bench.post("/handlers/mail/rollback").slug == "not-found"
+    bench.handler("mail")
+    assert bench.post("/handlers/mail/rollback").slug == "not-found"
+    assert bench.post("/handlers/mail/rollback?version=7").slug == "not-found"
+    assert bench.post("/handlers/mail/rollback?version=0").slug == "bad-parameter"
+    assert bench.node.woken == 1
+
+
+def test_a_deleted_handler_is_gone_with_its_versions(bench: Bench):
+    bench.handler("mail")
+    assert bench.delete("/handlers/mail").json == {"ok": True}
+    assert bench.get("/handlers/mail").slug == "not-found"
+    assert bench.get("/handlers/mail/versions").slug == "not-found"
+    assert bench.delete("/handlers/mail").slug == "not-found"
+    assert bench.node.woken == 2
+
+
+@pytest.mark.parametrize(
+    ("document", "field"),
+    [
+        ({}, "lang"),
+        ({**EXEC, "lang": "python"}, "lang"),
+        ({**EXEC, "lang": ["exec"]}, "lang"),
+        ({**EXEC, "lang": "exe"}, "lang"),
+        ({"lang": "exec"}, "body"),
+        ({"lang": "exec", "body": "cat"}, "body"),
+        ({"lang": "exec", "body": []}, "body"),
+        ({"lang": "exec", "body": [""]}, "body[0]"),
+        ({"lang": "exec", "body": ["a", 1]}, "body"),
+        ({"lang": "exec", "body": ["a\0b"]}, "body"),
+        ({"lang": "exec", "body": ["a"] * (ARGV_MAX + 1)}, "body"),
+        ({"lang": "exec", "body": ["a" * (HANDLER_BODY_MAX + 1)]}, "body"),
+        ({"lang": "http", "body": ""}, "body"),
+        ({"lang": "http", "body": ["https://example.com/"]}, "body"),
+        ({"lang": "http", "body": "https://" + "a" * URL_MAX}, "body"),
+        ({**EXEC, "options": []}, "options"),
+        ({**EXEC, "options": {"retries": 3}}, "options.retries"),
+        ({**EXEC, "options": {"timeout": 90}}, "options.timeout"),
+        ({**EXEC, "options": {"timeout": "soon"}}, "options.timeout"),
+        ({**EXEC, "options": {"batch_size": True}}, "options.batch_size"),
+        ({**EXEC, "options": {"batch_size": 0}}, "options.batch_size"),
+        ({**EXEC, "options": {"concurrency": 0}}, "options.concurrency"),
+        ({**EXEC, "options": {"retry_on": [1], "fail_on": [1]}}, "options.retry_on"),
+        ({**EXEC, "options": {"backoff": {"min": "1h", "max": "1s"}}}, "options.backoff"),
+        ({**EXEC, "options": {"result": "json"}}, "options.result"),
+        ({"lang": "http", "body": "x", "options": {"result": "exit"}}, "options.result"),
+        ({**EXEC, "eid": "x"}, "eid"),
+        ({**EXEC, "before": "x"}, "before"),
+        ({**EXEC, "url": "x"}, "url"),
+    ],
+)
+def test_a_handler_that_cannot_be_is_refused_by_the_path_of_the_field(
+    bench: Bench, document: dict[str, Any], field: str
+):
+    reply = bench.put("/handlers/mail", document)
+    assert (reply.status, reply.slug) == (422, "bad-handler")
+    assert reply.json["field"] == field
+    assert bench.get("/handlers/mail").slug == "not-found"
+    assert bench.node.woken == 0
+
+
+def test_a_handler_that_no_runner_can_run_is_refused_and_not_kept(bench: Bench):
+    bench.node.refused_commands = {"missing"}
+    reply = bench.put("/handlers/mail", {"lang": "exec", "body": ["missing"]})
+    assert (reply.status, reply.json["field"]) == (422, "body[0]")
+    assert bench.get("/handlers/mail").slug == "not-found"
+
+
+@pytest.mark.parametrize("body", [b"", b"{", b"[]", b'"x"', b"\xff", b"[" * 100_000])
+def test_a_body_that_is_no_json_object_is_refused(bench: Bench, body: bytes):
+    reply = bench.run(bench.call("PUT", "/handlers/mail", body))
+    assert (reply.status, reply.slug) == (400, "bad-body")
+
+
+def test_a_body_is_bounded(bench: Bench):
+    reply = bench.run(bench.call("PUT", "/handlers/mail", b" " * (JSON_BODY_MAX + 1)))
+    assert (reply.status, reply.slug) == (413, "body-too-large")
+
+
+@pytest.mark.parametrize("target", ["/handlers/a%20b", "/handlers/-a", "/handlers/a?client=b%20c"])
+def test_a_malformed_name_is_refused(bench: Bench, target: str):
+    assert bench.put(target, EXEC).slug == "bad-name"
