@@ -47,8 +47,7 @@ class Acceptor:
     """Accepts jobs on one node. Used on the event loop only.
 
     `submit` takes a record to the group commit; `refusal` says why the journal accepts
-    nothing now; `new_body` makes a body to feed, which refuses more than `body_max` bytes
-    and lines longer than its argument.
+    nothing now; `new_body` makes a body to feed, which refuses more than `body_max` bytes.
     """
 
     def __init__(
@@ -57,7 +56,7 @@ class Acceptor:
         minter: Minter,
         submit: Callable[[Append], None],
         refusal: Callable[[], SlimqError | None],
-        new_body: Callable[[int], Body],
+        new_body: Callable[[], Body],
         body_max: int,
         clock: Clock,
         node: NodePort,
@@ -78,7 +77,7 @@ class Acceptor:
         """Raise what the journal refuses new jobs with now, if it does."""
         refusal = self._refusal()
         if refusal is not None:
-            raise refusal
+            raise refusal.with_traceback(None)  # one object for all: its traceback must not grow
 
     def accept_lines(
         self, options: AddOptions, body: Body, key: str, trace: str, done: Done
@@ -96,10 +95,10 @@ class Acceptor:
             return
         self._append(header, body, ids, options.durability, done)
 
-    async def accept_plain(self, options: AddOptions, body: Body, trace: str) -> Accepted:
-        """`accept_lines` without a key, for those who wait. Raises SlimqError."""
+    async def accepted(self, options: AddOptions, body: Body, key: str, trace: str) -> Accepted:
+        """`accept_lines` for those who wait. Raises SlimqError."""
         future: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
-        self.accept_lines(options, body, "", trace, lambda outcome: tell(future, outcome))
+        self.accept_lines(options, body, key, trace, lambda outcome: tell(future, outcome))
         return _value(await future)
 
     def now(self) -> int:
@@ -243,5 +242,5 @@ def tell(future: asyncio.Future[Outcome], outcome: Outcome) -> None:
 
 def _value(outcome: Outcome) -> Accepted:
     if isinstance(outcome, SlimqError):
-        raise outcome
+        raise outcome.with_traceback(None)
     return outcome

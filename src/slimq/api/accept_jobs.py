@@ -11,7 +11,7 @@ import msgspec
 from slimq.api.accept import Acceptor
 from slimq.api.keys_pending import TypeKey
 from slimq.api.options import AddOptions, Durability, When
-from slimq.core.limits import JOB_LINE_MAX, JSON_JOBS_MAX, LINE_MAX
+from slimq.core.limits import JSON_JOBS_MAX, LINE_MAX
 from slimq.errors import BadBody, BodyTooLarge, KeyReused, LineTooLong
 from slimq.journal.record import Header, JobLine
 from slimq.store.base import KeyUse
@@ -23,8 +23,8 @@ class NewJob(NamedTuple):
     """One job to accept; `data` is UTF-8 and holds no newline."""
 
     type: str
-    data: bytes
     when: When
+    data: bytes
     key: str = ""
 
 
@@ -47,19 +47,21 @@ class JobsAcceptor:
     ) -> AcceptedJobs:
         """Accept all jobs (at least one), or raise SlimqError and accept none."""
         first = jobs[0]
-        if all(job.type == first.type and job.when == first.when and not job.key for job in jobs):
+        alike = all(job[:2] == first[:2] and not job.key for job in jobs)
+        if alike or len(jobs) == 1:
             return await self._accept_alike(jobs, durability, trace)
         return await self._accept_unlike(jobs, durability, trace)
 
     async def _accept_alike(
         self, jobs: Sequence[NewJob], durability: Durability, trace: str
     ) -> AcceptedJobs:
-        """Jobs that differ only in their data are lines."""
-        body = self._acceptor.new_body(LINE_MAX)
+        """Jobs that differ only in their data are lines; so is one job with a key."""
+        body = self._acceptor.new_body()
         body.feed(b"\n".join(job.data for job in jobs) + b"\n")
         options = AddOptions(jobs[0].type, jobs[0].when, durability)
-        accepted = await self._acceptor.accept_plain(options, body, trace)
-        return AcceptedJobs(accepted.ids.ids(), durability, 0)
+        accepted = await self._acceptor.accepted(options, body, jobs[0].key, trace)
+        ids = accepted.ids.ids()
+        return AcceptedJobs(ids, durability, len(ids) if accepted.replayed else 0)
 
     async def _accept_unlike(
         self, jobs: Sequence[NewJob], durability: Durability, trace: str
@@ -89,7 +91,7 @@ class JobsAcceptor:
         durability: Durability,
         trace: str,
     ) -> list[str]:
-        body = self._acceptor.new_body(JOB_LINE_MAX)
+        body = self._acceptor.new_body()
         body.feed(b"\n".join(lines) + b"\n")
         ids = self._acceptor.mint(len(jobs), now)
         uses = {
@@ -110,7 +112,7 @@ class JobsAcceptor:
             key = _key_of(job)
             if key is None:
                 continue
-            body = self._acceptor.new_body(LINE_MAX)
+            body = self._acceptor.new_body()
             body.feed(job.data + b"\n")
             digest = body.digest()
             body.discard()
@@ -136,7 +138,7 @@ def new_job(type_: str, data: bytes, when: When, key: str = "") -> NewJob:
         raise BadBody("data is one line: it must not contain a newline")
     if len(data) > LINE_MAX:
         raise LineTooLong(f"the data of a job has at most {LINE_MAX} bytes")
-    return NewJob(type_, data, when, key)
+    return NewJob(type_, when, data, key)
 
 
 def _key_of(job: NewJob) -> TypeKey | None:
@@ -185,7 +187,11 @@ def _job_line(job: NewJob, digests: Mapping[TypeKey, str], now: int) -> bytes:
         digest=digests[key] if key is not None else "",
     )
     encoded = _encode_line(line)
-    if len(encoded) > JOB_LINE_MAX:  # data full of characters that JSON escapes
+    if len(encoded) > LINE_MAX:  # data full of characters that JSON escapes
         line.data, line.base64 = base64.b64encode(job.data).decode("ascii"), True
         encoded = _encode_line(line)
+    if len(encoded) > LINE_MAX:
+        raise LineTooLong(
+            f"beside jobs of another kind, a job has at most {LINE_MAX} bytes as JSON"
+        )
     return encoded

@@ -23,7 +23,7 @@ from starlette.responses import Response
 from slimq.api.accept import Accepted, Acceptor, Outcome, tell
 from slimq.api.options import AddOptions, AddOptionsReader, read_key, read_trace
 from slimq.api.problem import JSON_TYPE, TEXT_TYPE, Answer, prefers_text, render, to_response
-from slimq.core.limits import LINE_MAX, LIST_IDS_MAX
+from slimq.core.limits import LIST_IDS_MAX
 from slimq.errors import BadBody, BodyTooLarge, SlimqError
 from slimq.journal.body import Body
 
@@ -39,7 +39,7 @@ class Adding:
         self._key = key
         self._trace = trace
         self._accept = accept
-        self._body: Body | None = acceptor.new_body(LINE_MAX)
+        self._body: Body | None = acceptor.new_body()
 
     def feed(self, data: bytes) -> None:
         """Take the next bytes of the body. Raises LineTooLong, BodyTooLarge."""
@@ -51,6 +51,12 @@ class Adding:
         body, self._body = self._body, None
         assert body is not None
         self._acceptor.accept_lines(self._options, body, self._key, self._trace, done)
+
+    async def finished(self) -> Outcome:
+        """`finish` for those who wait."""
+        future: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
+        self.finish(lambda outcome: tell(future, outcome))
+        return await future
 
     def discard(self) -> None:
         """Forget a body that did not arrive whole. No-op once it is finished."""
@@ -151,6 +157,4 @@ class AddRoute:
         except BaseException:
             adding.discard()
             raise
-        future: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
-        adding.finish(lambda outcome: tell(future, outcome))
-        return adding.answer(await future)
+        return adding.answer(await adding.finished())

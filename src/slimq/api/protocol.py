@@ -89,9 +89,6 @@ class AcceptProtocol(HttpToolsProtocol):
             return
         self._buffer = self._buffer[self._at :] + data if self._buffer else data
         self._at = 0
-        if self._state is State.WAIT:
-            self._bound_pipeline()
-            return
         self._advance()
         if self._state is State.BODY:
             self._deadline = self.loop.time() + self._surface.deadlines.body_idle_s
@@ -118,6 +115,7 @@ class AcceptProtocol(HttpToolsProtocol):
         if self._state is State.WAIT:
             self._deadline = math.inf
         else:
+            self.flow.resume_reading()
             self._advance()
 
     # From the server.
@@ -159,14 +157,11 @@ class AcceptProtocol(HttpToolsProtocol):
         self._advancing = False
         if self._at == len(self._buffer):
             self._buffer, self._at = b"", 0
-        if self._state is State.WAIT:
-            self._bound_pipeline()
-        elif self._eof and self._state < State.WAIT and not self.flow.write_paused:
+        if self._state is State.WAIT or self.flow.write_paused:
+            if len(self._buffer) - self._at > HEAD_MAX:
+                self.flow.pause_reading()
+        elif self._eof and self._state < State.WAIT:
             self._close()
-
-    def _bound_pipeline(self) -> None:
-        if len(self._buffer) - self._at > HEAD_MAX:
-            self.flow.pause_reading()
 
     def _take_head(self) -> bool:
         """Begin a request if its head is complete; return whether it was."""

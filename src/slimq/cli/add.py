@@ -19,7 +19,7 @@ from slimq.cli.output import json_option, print_json, print_next
 from slimq.cli.progress import Progress
 from slimq.core.limits import LINE_MAX, MIB
 from slimq.errors import LineTooLong, Refused, StartError, Unreachable
-from slimq.system.clock import Clock, SystemClock
+from slimq.system.clock import SystemClock
 
 REQUEST_BYTES = 8 * MIB  # of one request: bounds memory here, and what an error can undo
 GATHER_S = 0.2  # how long lines of a slow pipe wait for more of them
@@ -84,7 +84,7 @@ class Adder:
         """Send all of `source`. When a request fails, the error tells what was accepted
         before it."""
         try:
-            for body in bodies(source, REQUEST_BYTES):
+            for body in bodies(source, REQUEST_BYTES, GATHER_S if self._key is None else None):
                 self._send(body)
                 progress.show(self.added.bytes, self.added.count)
         except StartError as error:
@@ -114,39 +114,37 @@ class Adder:
         return type(error)("; ".join(words), extra=error.extra)
 
 
-def bodies(source: io.FileIO, size: int) -> Iterator[bytes]:
+def bodies(source: io.FileIO, size: int, gather_s: float | None) -> Iterator[bytes]:
     """Yield what `source` holds, in pieces of at most `size` bytes that end with a line.
 
-    From a pipe that is slow, what has arrived is yielded soon. Raises Refused for a line
-    that does not fit: the node takes none above 1 MiB.
+    A piece is sent on when no more came for `gather_s`; with None it is always full, so
+    that the same input is cut at the same places. Raises Refused for a line that does not
+    fit: the node takes none above 1 MiB.
     """
-    rest = b""
-    while True:
-        block = rest + _read(source, size - len(rest))
-        if len(block) == len(rest):
-            break
-        cut = block.rfind(b"\n") + 1
+    rest, at_end = b"", False
+    while not at_end:
+        more, at_end = _read(source, size - len(rest), gather_s)
+        block = rest + more
+        cut = len(block) if at_end else block.rfind(b"\n") + 1
         rest = block[cut:]
         if cut:
             yield block[:cut]
         elif len(rest) > min(LINE_MAX, size - 1):
             raise Refused(f"{LineTooLong.title}: a line has at most {LINE_MAX} bytes")
-    if rest:
-        yield rest
 
 
-def _read(source: io.FileIO, size: int) -> bytes:
-    """Return up to `size` bytes: what is there, and what comes while more keeps coming."""
+def _read(source: io.FileIO, size: int, gather_s: float | None) -> tuple[bytes, bool]:
+    """Return up to `size` bytes, and whether that was the end."""
     parts: list[bytes] = []
     while size:
         part = source.read(size)
         if not part:
-            break
+            return b"".join(parts), True
         parts.append(part)
         size -= len(part)
-        if not select.select([source], [], [], GATHER_S)[0]:
+        if gather_s is not None and not select.select([source], [], [], gather_s)[0]:
             break
-    return b"".join(parts)
+    return b"".join(parts), False
 
 
 def _open(file: str) -> io.FileIO:
@@ -160,9 +158,7 @@ def _size(source: io.FileIO) -> int | None:
     return about.st_size if stat.S_ISREG(about.st_mode) else None
 
 
-def _report(
-    added: Added, jobtype: str, client: str | None, elapsed_ms: int, as_json: bool
-) -> None:
+def _report(added: Added, jobtype: str, client: str | None, elapsed_ms: int, as_json: bool) -> None:
     if as_json:
         print_json(msgspec.structs.asdict(added))
         return

@@ -100,7 +100,9 @@ def fsync(path: Path) -> Check:
         with tempfile.NamedTemporaryFile(dir=existing(path), prefix=".slimq-doctor-") as file:
             took_ms = [_fsync_ms(file.fileno()) for _ in range(FSYNC_SAMPLES)]
     except OSError as error:
-        return Check("fsync", "fail", f"{error.strerror}", "look at the disk, and its mount options")
+        return Check(
+            "fsync", "fail", f"{error.strerror}", "look at the disk, and its mount options"
+        )
     median, longest = statistics.median(took_ms), max(took_ms)
     detail = f"median {median:.2f} ms, longest {longest:.2f} ms, of {FSYNC_SAMPLES}"
     if median > FSYNC_WARN_MS:

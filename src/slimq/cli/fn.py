@@ -50,9 +50,7 @@ def command() -> None:
 @click.argument("jobtype")
 @client_option
 @click.option("--http", "url", metavar="URL", help="Address that jobs are posted to.")
-@click.option(
-    "--file", type=click.File("r"), help="JSON: {lang, body, options}; - for stdin."
-)
+@click.option("--file", type=click.File("r"), help="JSON: {lang, body, options}; - for stdin.")
 @click.option(
     "--option",
     "pairs",
@@ -210,9 +208,7 @@ def versions(jobtype: str, client: str, node: Caller, as_json: bool) -> None:
 @click.option("--version", type=int, help="Which; if not given, the one before the current.")
 @node_option
 @json_option
-def rollback(
-    jobtype: str, client: str, version: int | None, node: Caller, as_json: bool
-) -> None:
+def rollback(jobtype: str, client: str, version: int | None, node: Caller, as_json: bool) -> None:
     """Make an older version the current one again."""
     path = f"/handlers/{part(jobtype)}/rollback"
     answer = node.post(path, {"client": client, "version": version})

@@ -1,11 +1,11 @@
 """The command ``slimq``: finds the command, runs it, turns errors into one line and a code.
 
-    0    done                                3    another process holds the data folder
-    1    unexpected, or `doctor` found       4    the data folder cannot be used
-         something broken                    5    the port is taken
-    2    wrong usage or configuration        6    the node cannot be reached
-    130  interrupted                         7    the node refused
-    141  nobody reads the output any more
+0    done                                3    another process holds the data folder
+1    unexpected, or `doctor` found       4    the data folder cannot be used
+     something broken                    5    the port is taken
+2    wrong usage or configuration        6    the node cannot be reached
+130  interrupted                         7    the node refused
+141  nobody reads the output any more
 """
 
 from __future__ import annotations

@@ -27,9 +27,7 @@ def print_json(document: Any) -> None:
 
 def printable(text: str) -> str:
     """Return text on one line, safe for a terminal."""
-    return "".join(
-        char if char.isprintable() else ascii(char)[1:-1] for char in text.rstrip("\n")
-    )
+    return "".join(char if char.isprintable() else ascii(char)[1:-1] for char in text.rstrip("\n"))
 
 
 def printable_lines(text: str) -> str:

@@ -9,10 +9,11 @@ from typing import Any, TextIO
 
 import click
 
-from slimq import __version__, node
+from slimq import __version__
 from slimq.cli.options import config_options, load_config
 from slimq.cli.output import printable
 from slimq.config import Config
+from slimq.node import run
 from slimq.system.clock import SystemClock
 from slimq.system.log import EventLog
 
@@ -47,14 +48,14 @@ def command(**given: Any) -> int:
     """
     config = load_config(given)
     log = EventLog(standard_error(), SystemClock(), config.log.level)
-    return node.run(config, log=log, ready=lambda url: show_banner(sys.stdout, url, config))
+    return run(config, log=log, ready=lambda url: show_banner(sys.stdout, url, config))
 
 
 def standard_error() -> TextIO:
     """Return standard error without a buffer: a line that cannot be written is lost at
     once, and not tried again at the exit."""
     raw = io.FileIO(sys.stderr.fileno(), "w", closefd=False)
-    return io.TextIOWrapper(raw, "ascii", write_through=True)  # type: ignore[arg-type]
+    return io.TextIOWrapper(raw, "ascii", write_through=True)
 
 
 def show_banner(stream: TextIO, url: str, config: Config) -> None:

@@ -83,8 +83,7 @@ def figures(before: Sample, now: Sample) -> dict[str, Any]:
     """Return what is shown, for programs. Rates are a second, times ms, sizes bytes."""
     seconds = max(now.at_ms - before.at_ms, 1) / 1000
     rates = [
-        round((new - old) / seconds, 1)
-        for old, new in zip(before.totals, now.totals, strict=True)
+        round((new - old) / seconds, 1) for old, new in zip(before.totals, now.totals, strict=True)
     ]
     store = now.status.get("store", {})
     journal = status_view.part(now.status, "journal")
@@ -119,9 +118,8 @@ def screen(before: Sample, now: Sample) -> list[str]:
         f"oldest wait {duration_text(facts['oldest_wait_ms'])}   "
         f"journal behind {size_text(facts['journal_pending_bytes'])}",
     ]
-    for name in ("store", "journal"):
-        if facts[f"{name}_error"]:
-            lines.append(f"{name}: {printable(facts[f'{name}_error'])}")
+    errors = {name: facts[f"{name}_error"] for name in ("store", "journal")}
+    lines += [f"{name}: {printable(error)}" for name, error in errors.items() if error]
     if facts["types"]:
         lines += ["", *table(COLUMNS, map(row, facts["types"]))]
     return lines

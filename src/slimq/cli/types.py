@@ -130,9 +130,7 @@ def resume(jobtype: str, client: str, node: Caller, as_json: bool) -> None:
 @click.option("--batch-size", help=f"Jobs in one batch; {UNSET} unsets.")
 @node_option
 @json_option
-def set_(
-    jobtype: str, client: str, node: Caller, as_json: bool, **members: str | None
-) -> None:
+def set_(jobtype: str, client: str, node: Caller, as_json: bool, **members: str | None) -> None:
     """Set limits that go before the options of the handler, at once."""
     changes = {name: _number(name, text) for name, text in members.items() if text is not None}
     if not changes:

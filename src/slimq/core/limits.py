@@ -21,7 +21,6 @@ JSON_BODIES_MAX = 128 * MIB  # and all that arrive at a time together
 LINE_MAX = 1 * MIB  # one job's data: what a handler may be asked to hold at once
 LIST_IDS_MAX = 1000  # above this many lines an answer names first and last id only
 NAME_MAX = 128  # client or jobtype; the type is stored with every job
-JOB_LINE_MAX = 2 * LINE_MAX  # a line of a record of kind "jobs": data, encoded, and its options
 JOBS_PER_REQUEST_MAX = 1 << 23  # ids of one request fit into half a millisecond's sequence
 
 # --- journal ---------------------------------------------------------------
@@ -67,6 +66,12 @@ RESPONSE_MAX = 1 * MIB  # body of one answer of an http handler, per job of the 
 CHILDREN_MAX = 10_000  # jobs that one job may add by printing them
 URL_MAX = 2 * KIB
 ARGV_MAX = 64  # words of a command
+ARGV_BYTES_MAX = 128 * KIB - 1  # all of them; Linux takes no longer single word
+KILL_GRACE_S = 1.0  # what a command that timed out gets between SIGTERM and SIGKILL
+KILL_WAIT_S = 5.0  # how long a killed process is waited for; the kernel may hold it in I/O
+CONNECT_TIMEOUT_MS = 10_000  # TCP and TLS; a host that takes longer is down
+HOST_CONNECTIONS = 32  # to one host and port; more would hurt most targets
+IDLE_CONNECTIONS_MAX = 256  # kept alive over all hosts: each is a file descriptor
 HANDLER_BODY_MAX = 1 * MIB
 TIMEOUT_MAX_MS = 24 * 3600 * 1000
 DELAY_MAX_MS = 366 * 24 * 3600 * 1000  # a job deferred by more than a year is a mistake

@@ -3,18 +3,25 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import json
+import os
 import socket
+import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from slimq.core.lines import split_lines
 from slimq.errors import SlimqError
-from slimq.journal.body import Body
+from slimq.journal.body import Body, BodyBudget
+from slimq.journal.commit import GroupCommit
+from slimq.journal.reader import JournalReader
 from slimq.journal.record import Header, Position
-from slimq.journal.writer import Append
+from slimq.journal.writer import Append, JournalWriter
 from slimq.store.base import KeyUse
+from slimq.system.chance import SystemChance
+from slimq.system.disk import SystemDisk
 
 
 class Reply(NamedTuple):
@@ -141,39 +148,48 @@ class FakeNode:
         self.stored_up_to.append(Position(segment, offset))
 
 
+class FailingDisk(SystemDisk):
+    """A disk that can break."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.broken = False
+
+    def writev(self, file: int, parts: Any) -> int:
+        if self.broken:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        return super().writev(file, parts)
+
+
 class JournalBench:
-    """STUB."""
+    """A journal in a folder, with its committing thread. `refused` is what it refuses new
+    jobs with; records that are submitted while it is held reach it when it is released."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop, folder: Path, body_max: int) -> None:
+        self.refused: SlimqError | None = None
         self._loop = loop
         self._body_max = body_max
-        self.refused: SlimqError | None = None
-        self._records: list[tuple[Header, bytes]] = []
+        self._disk = FailingDisk()
+        self._writer = JournalWriter(folder, self._disk, SystemChance(), reserve_bytes=0)
+        self._writer.open()
+        self._reader = JournalReader(self._writer, folder)
+        self._budget = BodyBudget(folder)
+        self._commit = GroupCommit(self._writer, self._deliver)
+        self._thread = threading.Thread(target=self._commit.run, name="commit")
+        self._thread.start()
         self._held: list[Append] | None = None
-        self.bodies: list[Body] = []
-        self.error: SlimqError | None = None
 
     def refusal(self) -> SlimqError | None:
         return self.refused
 
-    def new_body(self, line_max: int) -> Body:
-        body = Body(self._body_max, line_max)
-        self.bodies.append(body)
-        return body
+    def new_body(self) -> Body:
+        return Body(self._budget, self._body_max)
 
     def submit(self, append: Append) -> None:
         if self._held is not None:
             self._held.append(append)
         else:
-            self._loop.call_soon(self._finish, append)
-
-    def _finish(self, append: Append) -> None:
-        if self.error:
-            append.error = self.error
-        else:
-            self._records.append((append.header, append.body.bytes()))
-            append.end = Position(1, len(self._records))
-        append.done(append)
+            self._commit.submit(append)
 
     def hold(self) -> None:
         self._held = []
@@ -181,16 +197,40 @@ class JournalBench:
     def release(self) -> None:
         held, self._held = self._held, None
         for append in held or []:
-            self._loop.call_soon_threadsafe(self._finish, append)
+            self._commit.submit(append)
 
-    def records(self) -> list[tuple[Header, list[bytes]]]:
-        return [(header, split_lines(body)) for header, body in self._records]
-
-    def fail(self, error: SlimqError) -> None:
-        self.error = error
-
-    def close(self) -> None:
-        pass
+    def fail(self) -> None:
+        self._disk.broken = True
 
     def heal(self) -> None:
-        self.error = None
+        """Mend the disk, and wait until the journal noticed."""
+        self._disk.broken = False
+        end = time.monotonic() + 10
+        while self._writer.refusal() is not None:
+            assert time.monotonic() < end, "the journal does not recover"
+            time.sleep(0.01)
+
+    def records(self) -> list[tuple[Header, list[bytes]]]:
+        """Return what is in the journal: headers, and the lines of their bodies."""
+        return [
+            (entry.header, entry.body.lines(0, 1 << 30, 1 << 30)[0])
+            for entry in self._reader.headers(Position(0, 0))
+        ]
+
+    @property
+    def memory_used(self) -> int:
+        """Bytes of all bodies that are in memory."""
+        return self._budget.used
+
+    def close(self) -> None:
+        self._commit.close()
+        self._thread.join(10)
+        self._writer.close()
+
+    def _deliver(self, group: list[Append]) -> None:
+        self._loop.call_soon_threadsafe(_report, group)
+
+
+def _report(group: list[Append]) -> None:
+    for append in group:
+        append.done(append)

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 import uvloop
+from api_bench import FakeNode, JournalBench, Wire
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
@@ -20,7 +21,6 @@ from starlette.routing import Route
 from uvicorn.config import Config
 from uvicorn.server import Server as UvicornServer
 
-from api_bench import FakeNode, JournalBench, Wire
 from slimq.api.accept import Acceptor
 from slimq.api.add import AddRoute
 from slimq.api.jobs_in import JobsRoute
