@@ -14,6 +14,7 @@ import importlib
 import os
 import sys
 from collections.abc import Sequence
+from typing import Any
 
 import click
 
@@ -44,8 +45,20 @@ COMMANDS = {
 }
 
 
+class ReaderGone(Exception):
+    """Who read the output has enough. (click would end with 1, as if it were a bug.)"""
+
+
 class CommandTable(click.Group):
     """The group of all commands."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            result = super().invoke(ctx)
+            sys.stdout.flush()
+            return result
+        except BrokenPipeError as error:
+            raise ReaderGone from error
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(COMMANDS)
@@ -77,14 +90,13 @@ def run(arguments: Sequence[str]) -> int:
     """Run a command; return its exit code. A bug is left to end in a traceback, with code 1."""
     try:
         code = slimq.main(list(arguments), prog_name="slimq", standalone_mode=False)
-        sys.stdout.flush()
     except click.ClickException as error:
         error.show()
         return error.exit_code
     except (click.Abort, KeyboardInterrupt):
         return INTERRUPTED
-    except BrokenPipeError:
-        # Who read the output has enough. What is left in the buffer must not fail again.
+    except ReaderGone:
+        # What is left in the buffer must not fail again at the exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return READER_GONE
     except SlimqError as error:

@@ -14,7 +14,7 @@ from zlib import crc32
 from slimq.core.limits import BODIES_IN_MEMORY_MAX, BODY_IN_MEMORY_MAX, LINE_MAX
 from slimq.errors import BodyTooLarge, LineTooLong
 from slimq.journal.failure import journal_error
-from slimq.system.disk import Disk, write_all
+from slimq.system.disk import Disk, read_all, write_all
 
 _SMALL = 4096  # chunks below this are joined, so that a dripping caller costs no memory
 _JOINED = 65536
@@ -133,7 +133,7 @@ class Body:
             digest.update(piece)
         if self.spool is not None and self._budget is not None:
             for offset in range(0, self.length, _READ):
-                digest.update(self._budget.disk.pread(self.spool, _READ, offset))
+                digest.update(read_all(self._budget.disk, self.spool, _READ, offset))
         return digest.hexdigest()
 
     def _count_lines(self, chunk: bytes, line_max: int) -> None:

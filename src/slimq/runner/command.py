@@ -127,5 +127,5 @@ def _reason(error: OSError) -> str:
     if error.errno == errno.ENOEXEC:
         return f"{said} (a script needs a #! line)"
     if error.errno == errno.ENOENT and said != "not found in PATH":
-        return f"{said} (nor may the interpreter of its #! line be missing)"
+        return f"{said} (it, or the interpreter that its #! line names)"
     return said

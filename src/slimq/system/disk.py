@@ -72,6 +72,8 @@ class Disk(Protocol):
 
     def unlink(self, folder: int, name: str) -> None: ...
 
+    def rename(self, folder: int, name: str, new_name: str) -> None: ...
+
     def facts(self, file: int) -> FileFacts: ...
 
     def free_bytes(self, folder: int) -> int:
@@ -159,6 +161,9 @@ class SystemDisk:
 
     def unlink(self, folder: int, name: str) -> None:
         os.unlink(name, dir_fd=folder)
+
+    def rename(self, folder: int, name: str, new_name: str) -> None:
+        os.rename(name, new_name, src_dir_fd=folder, dst_dir_fd=folder)
 
     def facts(self, file: int) -> FileFacts:
         stat = os.fstat(file)

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import threading
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from importlib import resources
 from typing import Any, NamedTuple
 from urllib.parse import parse_qsl, urlsplit
 
@@ -107,9 +109,30 @@ class Intake:
 
 @pytest.fixture
 def node() -> Iterator[FakeNode]:
+    """A fake node. What it was asked is held against the API's own description."""
     fake = FakeNode()
     yield fake
     fake.close()
+    for received in fake.received:
+        check_described(received)
+
+
+DESCRIPTION = json.loads(resources.files("slimq.api").joinpath("openapi.json").read_bytes())
+
+
+def check_described(received: Received) -> None:
+    """Assert that the API has the route and the parameters of a request."""
+    described = []
+    for path, methods in DESCRIPTION["paths"].items():
+        pattern = re.sub(r"\\{.*?\\}", "[^/]+", re.escape(path))
+        if re.fullmatch(pattern, received.path) and received.method.lower() in methods:
+            described.append(methods[received.method.lower()])
+    assert described, f"there is no route {received.method} {received.path}"
+    names = {
+        DESCRIPTION["components"]["parameters"][each["$ref"].rpartition("/")[2]]["name"]
+        for each in described[0].get("parameters", [])
+    }
+    assert received.query.keys() <= names, f"{received.path} has the parameters {names}"
 
 
 @pytest.fixture

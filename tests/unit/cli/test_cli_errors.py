@@ -1,0 +1,169 @@
+"""What goes wrong is one line on stderr and a documented code."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+import threading
+from typing import Any
+
+import pytest
+
+from slimq.cli.caller import Caller
+from slimq.cli.main import COMMANDS, run
+from slimq.cli.main import slimq as tree
+from slimq.errors import Refused, Unreachable
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port: int = listener.getsockname()[1]
+        return port
+
+
+@pytest.mark.parametrize("words", [("status",), ("jobs", "ls"), ("quit",), ("top",)])
+def test_without_a_node_the_command_says_how_to_start_one(
+    capsys: pytest.CaptureFixture[str], words: tuple[str, ...]
+) -> None:
+    url = f"http://127.0.0.1:{free_port()}"
+    assert run([*words, "--url", url]) == 6
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err == (
+        f"slimq: cannot reach {url} (Connection refused); "
+        "is the node running? start it with: slimq serve\n"
+    )
+
+
+def test_a_host_that_does_not_exist_is_unreachable(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["status", "--url", "http://no-such-host.invalid:1"]) == 6
+    assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_a_node_that_does_not_answer_is_given_up(node: Any) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        caller = Caller(f"http://127.0.0.1:{silent.getsockname()[1]}", timeout_s=0.1)
+        with pytest.raises(Unreachable, match="no answer within"):
+            caller.get("/status")
+
+
+def test_what_is_no_http_is_unreachable() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def babble() -> None:
+            connection, _ = listener.accept()
+            connection.recv(65536)
+            connection.sendall(b"SSH-2.0-OpenSSH\r\n")
+            connection.close()
+
+        thread = threading.Thread(target=babble)
+        thread.start()
+        with pytest.raises(Unreachable):
+            Caller(f"http://127.0.0.1:{listener.getsockname()[1]}").get("/status")
+        thread.join()
+
+
+def test_the_words_of_a_problem_document_are_shown(slimq: Any, node: Any) -> None:
+    problem = {"title": "No such thing", "status": 404, "detail": "there is no job X"}
+    node.answer("GET", "/jobs/X", problem, 404)
+    said = slimq("jobs", "get", "X", "--json")
+    assert (said.code, said.out) == (7, "")
+    assert said.err == "slimq: No such thing: there is no job X (404)\n"
+
+
+@pytest.mark.parametrize("document", [b"<html>oops", [], "text", {}, None])
+def test_an_error_that_is_no_problem_document_is_shown_too(
+    slimq: Any, node: Any, document: Any
+) -> None:
+    node.answer("GET", "/status", document, 502)
+    said = slimq("status")
+    assert said.code == 7
+    assert said.err.startswith("slimq: ")
+    assert "502" in said.err
+
+
+def test_an_error_is_one_line_whatever_the_node_says(slimq: Any, node: Any) -> None:
+    node.answer("GET", "/status", {"title": "a\nslimq: b", "detail": "\x1b[2J\u2028"}, 400)
+    said = slimq("status")
+    assert len(said.err.splitlines()) == 1
+    assert said.err.rstrip("\n").isprintable()
+
+
+def test_the_members_of_a_problem_are_kept_for_who_asks(node: Any) -> None:
+    node.answer("POST", "/jobs/retry", {"title": "Bad", "parameter": "all"}, 400)
+    with pytest.raises(Refused) as caught:
+        Caller(node.url).post("/jobs/retry")
+    assert caught.value.extra["parameter"] == "all"
+
+
+@pytest.mark.parametrize(
+    "url", ["127.0.0.1:3001", "ftp://h/", "http://u:canary@h/", "http://h/?canary", "", "http://"]
+)
+def test_a_url_that_is_no_plain_address_is_wrong_usage_and_not_repeated(
+    capsys: pytest.CaptureFixture[str], url: str
+) -> None:
+    assert run(["status", "--url", url]) == 2
+    captured = capsys.readouterr()
+    assert "write it like http://127.0.0.1:3001" in captured.err
+    assert "canary" not in captured.err
+
+
+def test_a_url_may_have_a_path_before_the_routes(node: Any) -> None:
+    with pytest.raises(Refused):
+        Caller(f"{node.url}/status/").get("/x")
+    assert node.received.pop().path == "/status/x"
+
+
+@pytest.mark.parametrize(
+    "words", [["nonsense"], ["jobs", "ls", "--limit", "0"], ["jobs", "get"], ["serve", "--nope"]]
+)
+def test_wrong_usage_ends_with_2(capsys: pytest.CaptureFixture[str], words: list[str]) -> None:
+    assert run(words) == 2
+    assert "Error: " in capsys.readouterr().err
+
+
+def test_help_and_version_need_no_node(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["--help"]) == 0
+    shown = capsys.readouterr().out
+    assert all(f"\n  {name} " in shown for name in COMMANDS)
+    assert run(["--version"]) == 0
+    assert capsys.readouterr().out == "slimq 0.1.0\n"
+
+
+def test_every_command_and_every_option_of_it_says_what_it_is_for() -> None:
+    with tree.make_context("slimq", ["status"]) as context:
+        for name in COMMANDS:
+            command = tree.get_command(context, name)
+            assert command is not None
+            for each in [command, *getattr(command, "commands", {}).values()]:
+                assert each.help, each.name
+
+
+def test_a_reader_that_has_enough_is_no_error(node: Any) -> None:
+    jobs = [{"id": str(number), "state": "done", "status": 200} for number in range(100_000)]
+    node.answer("GET", "/jobs", {"jobs": jobs, "next": None})
+    process = subprocess.Popen(
+        [sys.executable, "-m", "slimq", "jobs", "ls", "--url", node.url],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline().startswith(b"id")
+    process.stdout.close()
+    assert process.stderr is not None
+    assert process.stderr.read() == b""
+    process.stderr.close()
+    assert process.wait(20) == 141
+
+
+def test_a_short_command_starts_without_what_only_a_node_needs() -> None:
+    code = (
+        "import sys; from slimq.cli.main import run; run(['status', '--url', 'http://127.0.0.1:1']);"
+        "print(sorted({'uvicorn', 'apsw', 'pycurl', 'starlette', 'asyncio'} & set(sys.modules)))"
+    )
+    ended = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, env=os.environ, timeout=60
+    )
+    assert ended.stdout == "[]\n"
