@@ -18,9 +18,9 @@ from slimq.api.options import AddOptions, Durability
 from slimq.api.ports import NodePort
 from slimq.core.jobid import IdBlock, Minter, block_from
 from slimq.errors import BadBody, SlimqError
+from slimq.journal.append import Append
 from slimq.journal.body import Body
 from slimq.journal.record import Header, JobLine
-from slimq.journal.writer import Append
 from slimq.store.base import KeyUse
 from slimq.system.clock import Clock
 
@@ -82,7 +82,7 @@ class Acceptor:
     def accept_lines(
         self, options: AddOptions, body: Body, key: str, trace: str, done: Done
     ) -> None:
-        """Accept every line of `body` as a job. `done` is called once, on the loop: with
+        """Accept every line of a finished `body` as a job. `done` is called once, on the loop: with
         the error, or when the durability that was asked for is reached."""
         if key:
             self._answer(self._accept_keyed(options, body, key, trace), done)
@@ -139,11 +139,11 @@ class Acceptor:
     def _lines_header(
         self, options: AddOptions, body: Body, key: str, digest: str, trace: str
     ) -> tuple[Header, IdBlock]:
-        if not body.lines:
+        if not body.count:
             raise BadBody("the body has no line: every job is a line, which may be empty")
         now = self._clock.wall_ms()
         due = options.when.due_at(now)
-        ids = self._minter.block(body.lines, now)
+        ids = self._minter.block(body.count, now)
         header = Header(
             kind="lines",
             id=ids.first,
@@ -180,10 +180,10 @@ class Acceptor:
 
         if uses:
             self.keys.submitted(header.id, uses)
-        self._submit(Append(header, body, on_durable, durability != "buffered"))
+        level = "buffered" if durability == "buffered" else "journal"
+        self._submit(Append(header, body, level, on_durable))
 
     async def _accept_stored(self, first: str, ids: IdBlock, append: Append) -> Accepted:
-        assert append.end is not None, "a durable record has an end"
         await self._node.stored(*append.end)
         return Accepted(first, ids, "store")
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
@@ -13,6 +12,7 @@ from slimq.api.keys_pending import TypeKey
 from slimq.api.options import AddOptions, Durability, When
 from slimq.core.limits import JSON_JOBS_MAX, LINE_MAX
 from slimq.errors import BadBody, BodyTooLarge, KeyReused, LineTooLong
+from slimq.journal.body import Body
 from slimq.journal.record import Header, JobLine
 from slimq.store.base import KeyUse
 
@@ -56,8 +56,7 @@ class JobsAcceptor:
         self, jobs: Sequence[NewJob], durability: Durability, trace: str
     ) -> AcceptedJobs:
         """Jobs that differ only in their data are lines; so is one job with a key."""
-        body = self._acceptor.new_body()
-        body.feed(b"\n".join(job.data for job in jobs) + b"\n")
+        body = Body.of(b"\n".join(job.data for job in jobs) + b"\n")
         options = AddOptions(jobs[0].type, jobs[0].when, durability)
         accepted = await self._acceptor.accepted(options, body, jobs[0].key, trace)
         ids = accepted.ids.ids()
@@ -67,7 +66,7 @@ class JobsAcceptor:
         self, jobs: Sequence[NewJob], durability: Durability, trace: str
     ) -> AcceptedJobs:
         """Jobs with a type, a time or a key of their own are a record of kind "jobs"."""
-        digests = self._digests(jobs)
+        digests = _digests(jobs)
         owners = await self._acceptor.resolver.owners(digests)
         known = {key: owner.use.first for key, owner in owners.items()}
         fresh = _fresh(jobs, known)
@@ -91,8 +90,7 @@ class JobsAcceptor:
         durability: Durability,
         trace: str,
     ) -> list[str]:
-        body = self._acceptor.new_body()
-        body.feed(b"\n".join(lines) + b"\n")
+        body = Body.of(b"\n".join(lines) + b"\n")
         ids = self._acceptor.mint(len(jobs), now)
         uses = {
             key: KeyUse(ids.id_at(index), 1, digests[key])
@@ -103,25 +101,23 @@ class JobsAcceptor:
         accepted = await self._acceptor.appended(header, body, ids, durability, uses)
         return accepted.ids.ids()
 
-    def _digests(self, jobs: Sequence[NewJob]) -> dict[TypeKey, str]:
-        """Return the digest that belongs to each key: that of the data as a body of
-        `POST /add`, so that both routes agree. Raises KeyReused for a key that comes
-        twice with different data."""
-        digests: dict[TypeKey, str] = {}
-        for index, job in enumerate(jobs):
-            key = _key_of(job)
-            if key is None:
-                continue
-            body = self._acceptor.new_body()
-            body.feed(job.data + b"\n")
-            digest = body.digest()
-            body.discard()
-            if digests.setdefault(key, digest) != digest:
-                raise KeyReused(
-                    "two jobs of this request have one key and different data",
-                    extra={"path": f"[{index}].key"},
-                )
-        return digests
+
+def _digests(jobs: Sequence[NewJob]) -> dict[TypeKey, str]:
+    """Return the digest that belongs to each key: that of the data as a body of
+    `POST /add`, so that both routes agree. Raises KeyReused for a key that comes
+    twice with different data."""
+    digests: dict[TypeKey, str] = {}
+    for index, job in enumerate(jobs):
+        key = _key_of(job)
+        if key is None:
+            continue
+        digest = Body.of(job.data + b"\n").digest()
+        if digests.setdefault(key, digest) != digest:
+            raise KeyReused(
+                "two jobs of this request have one key and different data",
+                extra={"path": f"[{index}].key"},
+            )
+    return digests
 
 
 def check_count(count: int) -> None:
@@ -186,12 +182,4 @@ def _job_line(job: NewJob, digests: Mapping[TypeKey, str], now: int) -> bytes:
         key=job.key,
         digest=digests[key] if key is not None else "",
     )
-    encoded = _encode_line(line)
-    if len(encoded) > LINE_MAX:  # data full of characters that JSON escapes
-        line.data, line.base64 = base64.b64encode(job.data).decode("ascii"), True
-        encoded = _encode_line(line)
-    if len(encoded) > LINE_MAX:
-        raise LineTooLong(
-            f"beside jobs of another kind, a job has at most {LINE_MAX} bytes as JSON"
-        )
-    return encoded
+    return _encode_line(line)

@@ -50,6 +50,7 @@ class Adding:
         """The body is complete: `done` is called once, with what became of it."""
         body, self._body = self._body, None
         assert body is not None
+        body.finish()
         self._acceptor.accept_lines(self._options, body, self._key, self._trace, done)
 
     async def finished(self) -> Outcome:

@@ -8,11 +8,11 @@ from typing import Any
 import click
 import msgspec
 
-from slimq import node
 from slimq.cli.checkup import Check
 from slimq.cli.options import config_options, load_config
 from slimq.cli.output import json_option, print_json, print_next, print_table
 from slimq.journal.check import check_folder, list_segments
+from slimq.node import replay as replay_segments
 
 
 @click.group(name="journal")

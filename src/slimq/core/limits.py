@@ -60,6 +60,7 @@ CONCURRENCY_MAX = 1_000  # batches of one handler at a time on one node
 BATCH_BYTES_MAX = 64 * MIB  # data of one batch; a batch is cut before it
 RESULT_MAX = 64 * KIB  # result text kept of one job
 ERROR_MAX = 4 * KIB  # error text kept of one run
+RUNS_MAX = 100  # attempts of one job whose runs are kept: a job may run for days
 OUTPUT_TAIL_MAX = 64 * KIB  # stderr kept of one batch
 STDOUT_MAX = 64 * MIB  # stdout of one batch: beyond it the command is killed
 RESPONSE_MAX = 1 * MIB  # body of one answer of an http handler, per job of the batch

@@ -1,9 +1,8 @@
-"""Group commit: the queue in front of the writer. Whoever owns the thread calls `run`."""
+"""Group commit: requests that arrive while the disk is busy share the next fdatasync."""
 
 from __future__ import annotations
 
-import threading
-from collections import deque
+import queue
 from collections.abc import Callable
 
 from slimq.core.limits import (
@@ -12,60 +11,98 @@ from slimq.core.limits import (
     GROUP_RECORDS_MAX,
     PROBE_INTERVAL_S,
 )
-from slimq.journal.writer import Append, JournalWriter
+from slimq.errors import ShuttingDown
+from slimq.journal.append import Append
+from slimq.journal.writer import JournalWriter
+from slimq.system.clock import Clock
 
 
 class GroupCommit:
-    """Writes what is queued in groups, in the order of `submit`. `deliver` gets each
-    group once, when it is durable or refused, on the committing thread."""
+    """The queue in front of a writer. One thread is in `run`; any may `submit`.
 
-    def __init__(self, writer: JournalWriter, deliver: Callable[[list[Append]], None]) -> None:
+    `deliver` is called on that thread once for each group, with appends whose outcome is
+    known, in the order in which they were submitted.
+    """
+
+    def __init__(
+        self,
+        writer: JournalWriter,
+        deliver: Callable[[list[Append]], None],
+        *,
+        clock: Clock,
+        probe_interval_s: float = PROBE_INTERVAL_S,
+        buffered_fsync_s: float = BUFFERED_FSYNC_S,
+    ) -> None:
         self._writer = writer
         self._deliver = deliver
-        self._queue: deque[Append] = deque()
-        self._changed = threading.Condition()
-        self._closing = False
+        self._clock = clock
+        self._probe_ms = probe_interval_s * 1000
+        self._buffered_ms = buffered_fsync_s * 1000
+        self._queue: queue.SimpleQueue[Append | None] = queue.SimpleQueue()
+        self._closed = False
+        self._due_at: float | None = None  # of the next sync or probe, ms since boot
 
     def submit(self, append: Append) -> None:
-        """Queue a record. From any thread."""
-        with self._changed:
-            self._queue.append(append)
-            self._changed.notify()
+        """Queue an append; the order of these calls is the order in the journal.
 
-    def close(self) -> None:
-        """Let `run` return when the queue is empty."""
-        with self._changed:
-            self._closing = True
-            self._changed.notify()
+        Raises ShuttingDown after `close`.
+        """
+        if self._closed:
+            raise ShuttingDown("this node does not accept jobs any more: it is stopping")
+        self._queue.put(append)
 
     def run(self) -> None:
-        while True:
-            group = self._next_group()
+        """Commit group after group until `close`, and all that was queued before it."""
+        more = True
+        while more:
+            group, more = self._next_group()
             if group:
                 self._writer.commit(group)
                 self._deliver(group)
-            elif self._closing:
-                self._writer.sync()
-                return
-            elif self._writer.refusal() is not None:
-                self._writer.probe()
+            self._tend()
+        self._writer.sync()
+
+    def close(self) -> None:
+        """Let `run` finish what is queued, and return."""
+        self._closed = True
+        self._queue.put(None)
+
+    def _next_group(self) -> tuple[list[Append], bool]:
+        """Return all that is pending, within the bounds of a group, and whether more may
+        come. Waits for the first append, or until something else is due."""
+        group: list[Append] = []
+        size = 0
+        try:
+            item = self._queue.get(timeout=self._wait_s())
+            while item is not None:
+                group.append(item)
+                size += item.body.length
+                if len(group) >= GROUP_RECORDS_MAX or size >= GROUP_BYTES_MAX:
+                    return group, True
+                item = self._queue.get_nowait()
+        except queue.Empty:
+            return group, True
+        return group, False
+
+    def _wait_s(self) -> float | None:
+        if self._due_at is None:
+            return None
+        return max(0.0, (self._due_at - self._clock.boot_ms()) / 1000)
+
+    def _tend(self) -> None:
+        """Sync what is buffered, or probe a journal that refuses, when it is due."""
+        writer = self._writer
+        refused = writer.refusal() is not None
+        if not refused and not writer.unsynced:
+            self._due_at = None
+            return
+        now = self._clock.boot_ms()
+        if self._due_at is None:
+            self._due_at = now + (self._probe_ms if refused else self._buffered_ms)
+        elif now >= self._due_at:
+            self._due_at = None
+            if refused:
+                writer.probe()
             else:
-                self._writer.sync()
-
-    def _next_group(self) -> list[Append]:
-        """Wait for records, or until something else is due."""
-        with self._changed:
-            if not self._queue and not self._closing:
-                self._changed.wait(self._patience())
-            group: list[Append] = []
-            size = 0
-            while self._queue and len(group) < GROUP_RECORDS_MAX and size < GROUP_BYTES_MAX:
-                append = self._queue.popleft()
-                group.append(append)
-                size += append.body.size
-            return group
-
-    def _patience(self) -> float | None:
-        if self._writer.refusal() is not None:
-            return PROBE_INTERVAL_S
-        return BUFFERED_FSYNC_S if self._writer.unsynced else None
+                writer.sync()
+            self._tend()

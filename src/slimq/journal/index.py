@@ -42,36 +42,65 @@ class Bucket:
 Noted = tuple[Header, Position, Position]  # a record: its header, start and end
 
 
+class _Covered:
+    """The records of [start, end) in one segment, in buckets."""
+
+    __slots__ = ("buckets", "end", "start")
+
+    def __init__(self, start: int) -> None:
+        self.start = start
+        self.end = start
+        self.buckets: list[Bucket] = []
+
+    def note(self, header: Header, start: int, end: int) -> None:
+        if end <= self.end:
+            return
+        if not self.buckets or start - self.buckets[-1].start >= BUCKET_BYTES:
+            self.buckets.append(Bucket(start))
+        self.buckets[-1].note(header, end)
+        self.end = end
+
+
 class PendingIndex:
     """The buckets of all segments. Safe to use from several threads."""
 
     def __init__(self) -> None:
-        self._segments: dict[int, list[Bucket]] = {}
+        self._segments: dict[int, _Covered] = {}
         self._lock = threading.Lock()
 
+    def begin(self, segment: int, start: int) -> None:
+        """Say that records of a segment will be noted, in order, from `start` on."""
+        with self._lock:
+            covered = self._segments.get(segment)
+            if covered is None or covered.start > start:
+                self._segments[segment] = _Covered(start)
+
     def note(self, records: Iterable[Noted]) -> None:
-        """Note records, in the order of the journal; those noted before are passed over."""
+        """Note records of segments that were begun; those noted before are passed over."""
         with self._lock:
             for header, start, end in records:
-                buckets = self._segments.setdefault(start.segment, [])
-                if not buckets or start.offset - buckets[-1].start >= BUCKET_BYTES:
-                    buckets.append(Bucket(start.offset))
-                if end.offset > buckets[-1].end:
-                    buckets[-1].note(header, end.offset)
+                self._segments[start.segment].note(header, start.offset, end.offset)
+
+    def reach(self, segment: int, end: int) -> None:
+        """Say that no more records lie before `end`."""
+        with self._lock:
+            covered = self._segments[segment]
+            covered.end = max(covered.end, end)
 
     def covers(self, segment: int, start: int, end: int) -> bool:
         """Return whether all records of [start, end) of a segment are noted."""
         with self._lock:
-            buckets = self._segments.get(segment)
-            return bool(buckets) and buckets[0].start <= start and buckets[-1].end >= end
+            covered = self._segments.get(segment)
+            return covered is not None and covered.start <= start and covered.end >= end
 
     def candidates(self, id: str, segment: int, after: int) -> list[tuple[int, int, bool]]:
         """Return the stretches [start, end) of a segment that may hold `id`, and whether
         it can only be in a line of a record of the kind "jobs"."""
         with self._lock:
+            covered = self._segments.get(segment)
             return [
                 (bucket.start, bucket.end, not bucket.low <= id <= bucket.high)
-                for bucket in self._segments.get(segment, ())
+                for bucket in (covered.buckets if covered else ())
                 if bucket.end > after and (bucket.jobs or bucket.low <= id <= bucket.high)
             ]
 

@@ -1,67 +1,27 @@
-"""Reads records in order, up to the acknowledged end, and goes on behind damage."""
+"""Reading the journal: what the ingester stores, and where a job is that is not there yet."""
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
-from pathlib import Path
-from typing import NamedTuple
 
 import msgspec
 
 from slimq.core.jobid import block_from, is_id
-from slimq.core.lines import split_lines
-from slimq.journal.quarantine import keep
-from slimq.journal.record import Frame, Header, JobLine, Position
-from slimq.journal.segments import Segment, Segments, scan
-from slimq.journal.writer import JournalWriter
+from slimq.journal.entry_body import EntryBody
+from slimq.journal.failure import journal_error
+from slimq.journal.index import Noted
+from slimq.journal.record import Header, JobLine, Position
+from slimq.journal.scan import BLOCK, Damage, Record, SegmentScan
+from slimq.journal.segments import JournalView, Segment
 
-_DAMAGE_MAX = 64 << 20  # of one damaged place, this much is put aside
 _decode_line = msgspec.json.Decoder(JobLine).decode
+_FIND_LINES = 1000
+_NOTE_RECORDS = 1000
 
 
-class EntryBody:
-    """The body of a record, read in pieces: it may be larger than memory allows."""
+class Entry(msgspec.Struct, gc=False):
+    """A record as it is read: `next` is the position to go on from behind it."""
 
-    def __init__(self, path: Path, frame: Frame) -> None:
-        self._path = path
-        self._start = frame.body_start
-        self.length = frame.length
-
-    def lines(self, offset: int, max_lines: int, max_bytes: int) -> tuple[list[bytes], int, bool]:
-        """Return up to `max_lines` whole lines from `offset` of the body on, the offset
-        behind them, and whether that is the end. At least one line is returned."""
-        size = max_bytes
-        while True:
-            data = self._read(offset, size)
-            is_all = offset + len(data) >= self.length
-            end = len(data) if is_all else data.rfind(b"\n") + 1
-            if end or not data:
-                break
-            size *= 2  # a line longer than what was read
-        lines = split_lines(data[:end])
-        if len(lines) <= max_lines:
-            return lines, offset + end, is_all
-        lines = lines[:max_lines]
-        return lines, offset + sum(map(len, lines)) + len(lines), False
-
-    def _read(self, offset: int, size: int) -> bytes:
-        with self._path.open("rb", buffering=0) as file:
-            return os.pread(file.fileno(), min(size, self.length - offset), self._start + offset)
-
-
-class MemoryBody(EntryBody):
-    """The body of a small record: it was read with its neighbours."""
-
-    def __init__(self, data: bytes) -> None:
-        self._data = data
-        self.length = len(data)
-
-    def _read(self, offset: int, size: int) -> bytes:
-        return self._data[offset : offset + size]
-
-
-class Entry(NamedTuple):
     header: Header
     start: Position
     next: Position
@@ -69,91 +29,138 @@ class Entry(NamedTuple):
 
 
 class JournalReader:
-    """Reads beside a writer, also from another thread."""
+    """Reads a journal up to its durable end. Has no state: any thread may use it.
 
-    def __init__(self, writer: JournalWriter, path: Path) -> None:
-        self._writer = writer
-        self._path = path
-        self._segments: Segments = writer.segments
-        self.damaged = 0  # damaged places met since the start
+    Every method raises JournalFailed when the disk cannot be read, or damage cannot be
+    put aside; nothing is passed over then.
+    """
+
+    def __init__(self, view: JournalView) -> None:
+        self._view = view
 
     def read(self, start: Position, max_bytes: int) -> tuple[list[Entry], Position]:
-        """Return whole records from `start` on, and where to go on. Position(0, 0) is the
-        beginning. At least one record is returned when there is one."""
-        end = self._writer.end
-        while start < end:
-            segment = self._segments.at_or_after(start.segment)
-            if segment is None:
-                return [], start
-            offset = start.offset if segment.number == start.segment else 0
-            stop = self._stop(segment, end)
-            entries, offset = self._read_segment(segment, offset, stop, max_bytes)
-            start = Position(segment.number, offset)
-            if offset >= stop and segment.number < end.segment:
-                start = Position(segment.number + 1, 0)
-            if entries:
-                return entries, start
-        return [], start
+        """Return entries in order from `start` on, and the position to go on from.
 
-    def headers(self, start: Position) -> Iterator[Entry]:
-        """Yield all records from `start` on."""
-        while True:
-            entries, following = self.read(start, 1 << 20)
-            if following == start and not entries:
-                return
-            yield from entries
-            start = following
+        Stops behind the entry with which `max_bytes` is reached. Position(0, 0) is the
+        start of the oldest segment. Damage goes to the quarantine and is stepped over. An
+        entry's body has been compared with its checksum.
+        """
+        end = self._view.end
+        entries: list[Entry] = []
+        position = start
+        for segment, offset, limit in self._stretches(start, end):
+            position = self._read_segment(entries, segment, offset, limit, max_bytes)
+            max_bytes -= position.offset - offset
+            if max_bytes <= 0:
+                break
+        return entries, position
+
+    def headers(self, start: Position) -> Iterator[Header]:
+        """Yield the headers of all records from `start` on, and index them for `find`."""
+        for segment, offset, limit in self._stretches(start, self._view.end):
+            yield from self._note(segment, offset, limit)
 
     def find(self, id: str, after: Position) -> Header | None:
-        """Return the record that a job is in, when that stands at or after a position."""
-        if after >= self._writer.end or not is_id(id):
-            return None
-        return next((e.header for e in self.headers(after) if _holds(e, id)), None)
+        """Return the header of the record at or after `after` that holds the job `id`.
 
-    def _stop(self, segment: Segment, end: Position) -> int:
-        if segment.number == end.segment:
-            return end.offset
-        return segment.end if segment.end >= 0 else (self._path / segment.name).stat().st_size
+        Also finds what is acknowledged as buffered and not yet durable, by its block of
+        ids. Costs a read of at most 64 KiB and one longer record when `id` is in the
+        index, and a search of all records of the kind "jobs" otherwise.
+        """
+        if not is_id(id):
+            return None
+        for header in self._view.unsynced:
+            if _in_block(header, id):
+                return header
+        likely: list[tuple[Segment, int, int]] = []
+        unlikely: list[tuple[Segment, int, int]] = []
+        for segment, offset, limit in self._stretches(after, self._view.end):
+            if not self._view.index.covers(segment.number, offset, limit):
+                for _ in self._note(segment, offset, limit):
+                    pass
+            for low, high, only_jobs in self._view.index.candidates(id, segment.number, offset):
+                (unlikely if only_jobs else likely).append((segment, max(low, offset), high))
+        return self._search(likely, id) or self._search(unlikely, id)
+
+    def _stretches(self, start: Position, end: Position) -> Iterator[tuple[Segment, int, int]]:
+        """Yield the segments from `start` to `end`, each with the offsets to read between."""
+        for segment in self._view.segments:
+            if start.segment <= segment.number <= end.segment:
+                offset = start.offset if segment.number == start.segment else 0
+                limit = end.offset if segment.number == end.segment else segment.end
+                if limit is not None and offset < limit:
+                    yield segment, offset, limit
 
     def _read_segment(
-        self, segment: Segment, offset: int, stop: int, max_bytes: int
-    ) -> tuple[list[Entry], int]:
-        path = self._path / segment.name
-        file = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
-        entries: list[Entry] = []
+        self, entries: list[Entry], segment: Segment, offset: int, limit: int, max_bytes: int
+    ) -> Position:
+        view, number = self._view, segment.number
+        block = min(BLOCK, max(max_bytes, 1))
+        position, stop = Position(number, offset), offset + max_bytes
+        for record in self._records(segment, offset, limit, block):
+            behind = Position(number, record.next)
+            if record.start != position.offset:
+                position = Position(number, record.start)
+            body = EntryBody(view, segment, record)
+            entries.append(Entry(record.frame.header, position, behind, body))
+            position = behind
+            if record.next >= stop:
+                return position
+        return Position(number, limit)
+
+    def _records(self, segment: Segment, offset: int, limit: int, block: int) -> Iterator[Record]:
+        """Yield the intact records of a segment; put damage aside."""
+        view = self._view
         try:
-            begin = offset
-            for found in scan(file, segment, offset, stop):
-                offset = found.end
-                if found.frame is None:
-                    self._put_aside(file, segment, found.start, found.end)
-                else:
-                    entries.append(self._entry(file, path, segment, found.start, found.frame))
-                if offset - begin >= max_bytes:
-                    break
-        finally:
-            os.close(file)
-        return entries, max(offset, stop) if not entries and offset >= stop else offset
+            file = view.disk.open(view.folder, segment.name)
+            try:
+                for item in SegmentScan(view.disk, file, segment.nonce, limit, block).items(offset):
+                    if not isinstance(item, Damage):
+                        yield item
+                    elif view.quarantine is not None:
+                        view.quarantine.keep(file, segment.name, item.start, item.end)
+            finally:
+                view.disk.close(file)
+        except OSError as error:
+            raise journal_error(error, f"the journal segment {segment.name} fails") from error
 
-    def _entry(self, file: int, path: Path, segment: Segment, start: int, frame: Frame) -> Entry:
-        if frame.length <= 1 << 20:
-            body: EntryBody = MemoryBody(os.pread(file, frame.length, frame.body_start))
-        else:
-            body = EntryBody(path, frame)
-        number = segment.number
-        return Entry(frame.header, Position(number, start), Position(number, frame.end), body)
+    def _note(self, segment: Segment, offset: int, limit: int) -> Iterator[Header]:
+        index = self._view.index
+        index.begin(segment.number, offset)
+        noted: list[Noted] = []
+        for record in self._records(segment, offset, limit, BLOCK):
+            start = Position(segment.number, record.start)
+            noted.append((record.frame.header, start, Position(segment.number, record.next)))
+            if len(noted) >= _NOTE_RECORDS:
+                index.note(noted)
+                noted.clear()
+            yield record.frame.header
+        index.note(noted)
+        index.reach(segment.number, limit)
 
-    def _put_aside(self, file: int, segment: Segment, start: int, end: int) -> None:
-        data = os.pread(file, min(end - start, _DAMAGE_MAX), start)
-        if keep(self._path, segment.number, start, data):
-            self.damaged += 1
+    def _search(self, stretches: list[tuple[Segment, int, int]], id: str) -> Header | None:
+        for segment, low, high in stretches:
+            for record in self._records(segment, low, high, high - low):
+                header = record.frame.header
+                if _in_block(header, id) or (
+                    header.kind == "jobs" and _in_lines(EntryBody(self._view, segment, record), id)
+                ):
+                    return header
+        return None
 
 
-def _holds(entry: Entry, id: str) -> bool:
-    header = entry.header
-    if block_from(header.id, header.count).index(id) is not None:
-        return True
-    if header.kind != "jobs":
+def _in_block(header: Header, id: str) -> bool:
+    if header.count == 0 or header.id > id or header.id[8:16] != id[8:16]:
         return False
-    lines, _, _ = entry.body.lines(0, header.count, max(entry.body.length, 1))
-    return any(_decode_line(line).id == id for line in lines)
+    return header.id == id or block_from(header.id, header.count).index(id) is not None
+
+
+def _in_lines(body: EntryBody, id: str) -> bool:
+    """Return whether a line of a record of the kind "jobs" names its id itself, as `id`."""
+    text = id.encode()
+    offset, at_end = 0, False
+    while not at_end:
+        lines, offset, at_end = body.lines(offset, _FIND_LINES, BLOCK)
+        if any(text in line and _decode_line(line).id == id for line in lines):
+            return True
+    return False

@@ -121,9 +121,10 @@ class SegmentScan:
         while offset < self._limit:
             data = self._at(offset, self._block)
             found = data.find(self._prefix)
+            if found < 0 and len(data) < self._block:
+                break  # the limit or the end of the file
             if found < 0:
-                # The prefix may stand across the end of the block.
-                offset += max(1, len(data) - len(self._prefix) + 1)
+                offset += len(data) - len(self._prefix) + 1  # it may stand across the blocks
                 continue
             offset += found
             line, newline, _ = self._at(offset, HEADER_LINE_MAX).partition(b"\n")
@@ -134,6 +135,7 @@ class SegmentScan:
 
     def _at(self, offset: int, size: int) -> bytes:
         """Return up to `size` bytes at `offset`; fewer only at the limit or the file's end."""
+        size = min(size, self._limit - offset)
         at = offset - self._base
         if at < 0 or at + size > len(self._data):
             self._load(offset, size)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from typing import Protocol
 
 from slimq.journal.index import PendingIndex
 from slimq.journal.quarantine import Quarantine
-from slimq.journal.record import HEADER_LINE_MAX, Position, SegmentHead, parse_head
+from slimq.journal.record import HEADER_LINE_MAX, Header, Position, SegmentHead, parse_head
 from slimq.system.disk import Disk, read_all
 
 _NAME = re.compile(r"([0-9]{8,})\.([0-9a-f]{16})\.journal", re.ASCII)
@@ -35,10 +36,19 @@ class JournalView(Protocol):
     Whoever reads takes `end` before `segments`: the segments before `end` are then sealed.
     """
 
-    disk: Disk
-    folder: int  # descriptor
-    quarantine: Quarantine | None  # None: look only
-    index: PendingIndex
+    @property
+    def disk(self) -> Disk: ...
+
+    @property
+    def folder(self) -> int:
+        """The descriptor of the folder."""
+
+    @property
+    def quarantine(self) -> Quarantine | None:
+        """Where damage goes; None: this view only looks."""
+
+    @property
+    def index(self) -> PendingIndex: ...
 
     @property
     def end(self) -> Position:
@@ -47,6 +57,10 @@ class JournalView(Protocol):
     @property
     def segments(self) -> tuple[Segment, ...]:
         """The segments, oldest first."""
+
+    @property
+    def unsynced(self) -> Sequence[Header]:
+        """The headers of acknowledged records that are not yet durable, behind `end`."""
 
 
 class Found:

@@ -1,369 +1,328 @@
 """Stage 2, journal: on disk before the answer.
 
-One writer per folder. A group of requests is written with one writev and made durable
-with one fdatasync; only then are they acknowledged. The rules that keep that true:
+The writer appends groups of records to the newest segment, one fdatasync a group. It
+never goes on in a file whose write or fsync failed:
 
-- A new segment is created exclusively and synced, and so is its folder, before anything
-  in it is acknowledged. No segment is written again after a restart.
-- After a failed write or fsync the segment is never used again: a later fsync could
-  succeed although the data is gone. The group goes into a new segment, whose first line
-  says where the old one ended; when that fails too, the group is refused, and so is all
-  that follows until a probe succeeds.
-- A reserve file is given up when the disk is full, so that the store can go on.
+    commit ── ok ──────────────────────────────────────────────> acknowledged
+       └─ failed ─> the group anew in a new segment ── ok ─────> acknowledged
+                       └─ failed ─> refused, until `probe` writes a new segment
 """
 
 from __future__ import annotations
 
-import errno
-import os
-from collections.abc import Callable, Sequence
+import threading
+from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 from slimq.core.limits import RESERVE_BYTES, SEGMENT_BYTES
-from slimq.errors import DiskFull, JournalFailed, SlimqError
-from slimq.journal.body import Body
-from slimq.journal.folder import Folder
-from slimq.journal.quarantine import keep
-from slimq.journal.record import (
-    Header,
-    Position,
-    SegmentHeader,
-    encode_header,
-    encode_segment_header,
-)
-from slimq.journal.segments import Segment, Segments, scan
+from slimq.errors import DiskFull, FolderUnusable, SlimqError
+from slimq.journal.append import Append
+from slimq.journal.failure import disk_full, journal_error
+from slimq.journal.folder import HeldFolder, hold_folder
+from slimq.journal.index import PendingIndex
+from slimq.journal.quarantine import Quarantine
+from slimq.journal.record import NONCE_BYTES, Header, Position, SegmentHead
+from slimq.journal.recovery import Recovery, recover
+from slimq.journal.reserve import Reserve
+from slimq.journal.segment_file import SegmentFile
+from slimq.journal.segments import Segment
 from slimq.system.chance import Chance
-from slimq.system.disk import Buffer, Disk
+from slimq.system.clock import Clock
+from slimq.system.disk import Disk
 
-_IOV_MAX = 1024
-_FULL = (errno.ENOSPC, errno.EDQUOT)
-_RESERVE = "reserve"
-_PROBE = "probe"
-
-
-class Append:
-    """One record to be written. `done` is called with it when it is durable (`sync`), or
-    written (not `sync`: durable within BUFFERED_FSYNC_S), or refused (`error`)."""
-
-    __slots__ = ("body", "done", "end", "error", "header", "start", "sync")
-
-    def __init__(
-        self, header: Header, body: Body, done: Callable[[Append], None], sync: bool = True
-    ) -> None:
-        self.header = header
-        self.body = body
-        self.done = done
-        self.sync = sync
-        self.error: SlimqError | None = None
-        self.start: Position | None = None
-        self.end: Position | None = None
-
-
-class Recovery(NamedTuple):
-    """What was found at the start: bytes cut from the torn tail of the last segment."""
-
-    segments: int
-    cut_bytes: int
+_FAILED = "the journal could not be written"
 
 
 class JournalWriter:
-    """Not thread-safe, but for `end`, `refusal` and `sweep`."""
+    """The one writer of a journal folder. It is a JournalView.
+
+    `commit`, `sync`, `probe` and `close` belong to one thread. `end`, `segments`,
+    `refusal`, `unsynced` and `sweep` may be used from others.
+    """
 
     def __init__(
         self,
-        path: Path,
-        disk: Disk,
-        chance: Chance,
+        folder: Path,
         *,
+        disk: Disk,
+        clock: Clock,
+        chance: Chance,
         segment_bytes: int = SEGMENT_BYTES,
         reserve_bytes: int = RESERVE_BYTES,
     ) -> None:
-        self._path = path
-        self._disk = disk
+        self.path = folder
+        self.disk = disk
+        self.folder = -1
+        self.name = ""
+        self.end = Position()
+        self.segments: tuple[Segment, ...] = ()
+        self.quarantine: Quarantine | None = Quarantine(folder / "quarantine", disk)
+        self.index = PendingIndex()
+        self._clock = clock
         self._chance = chance
         self._segment_bytes = segment_bytes
         self._reserve_bytes = reserve_bytes
-        self.segments = Segments(path)
-        self.end = Position(0, 0)  # readers go no further
-        self.unsynced = False  # buffered records wait for `sync`
-        self._file: int | None = None
-        self._nonce = ""
+        self._held: HeldFolder | None = None
+        self._current: SegmentFile | None = None
+        self._number = 0
+        self._reserve = Reserve(disk, -1, 0)
+        self._owed: tuple[Append, ...] = ()  # acknowledged as buffered, not yet durable
+        self._leftovers: list[str] = []  # files of refused groups that are still there
         self._refusal: SlimqError | None = None
+        self._lock = threading.Lock()
 
     def open(self) -> Recovery:
-        """Hold the folder and mend its last segment. Raises FolderHeld, FolderUnusable."""
-        self._folder = Folder(self._path, self._chance.token(8))
-        self.name = self._folder.name
-        self.segments.load()
-        cut = self._cut_torn_tail()
-        self._make_reserve()
-        return Recovery(len(self.segments.all()), cut)
+        """Take the folder, cut a torn tail, and say what was found.
+
+        Raises FolderHeld, FolderUnusable. A full disk is no reason: appends are refused.
+        """
+        try:
+            self._held = hold_folder(self.disk, self.path)
+        except OSError as error:
+            raise FolderUnusable(f"{self.path} cannot be used: {error.strerror}") from error
+        try:
+            return self._recover(self._held.folder)
+        except OSError as error:
+            self._held.release()
+            self._held = None
+            raise FolderUnusable(f"{self.path} cannot be read: {error.strerror}") from error
+
+    @property
+    def unsynced(self) -> Sequence[Header]:
+        """The headers of acknowledged records that are not yet durable."""
+        return [append.header for append in self._owed]
 
     def refusal(self) -> SlimqError | None:
-        """Return why appends are refused now, or None."""
-        return self._refusal
+        """Return why appends are refused now (a new error each time), or None."""
+        error = self._refusal
+        return None if error is None else type(error)(error.detail, headers=error.headers)
 
     def commit(self, appends: Sequence[Append]) -> None:
-        """Write a group; set `error`, or `start` and `end`, of each. Never raises OSError."""
-        if self._refusal is None:
-            try:
-                self._check_free()
-                self._write_twice(appends)
-            except OSError as error:
-                self._refuse(error)
+        """Append one group, in order, all or nothing, and give the bodies' memory back.
+
+        Never raises for the disk: sets `start` and `end` of each append, or its `error`.
+        """
+        if not appends or (self._may_write() and self._append_or_anew(appends)):
+            return
         for append in appends:
-            if self._refusal is not None:
-                append.error = self._refusal
+            append.error = self.refusal()
             append.body.discard()
 
     def sync(self) -> None:
-        """Make durable what buffered appends left."""
-        if self._file is None or not self.unsynced:
-            return
-        self.unsynced = False
-        try:
-            self._disk.fdatasync(self._file)
-        except OSError:
-            self._abandon()  # what was written stays readable; nothing follows it
-
-    def probe(self) -> bool:
-        """While appends are refused: try the disk; return whether they are taken again."""
-        try:
-            self._make_reserve()
-            self._check_free()
-            file = self._disk.create(self._folder.fd, _PROBE)
+        """Make durable what `buffered` appends left."""
+        if self._owed and self._current is not None:
             try:
-                self._disk.writev(file, [bytes(4096)])
-                self._disk.fsync(file)
-            finally:
-                os.close(file)
-                self._disk.unlink(self._folder.fd, _PROBE)
+                self._sync(self._current)
+            except OSError:
+                self._append_anew(())  # or `probe` will
+
+    def probe(self) -> None:
+        """While appends are refused: try to end that, with a new segment and a new reserve."""
+        if self._refusal is None:
+            return
+        try:
+            self._remove_leftovers()
+            if not self._reserve.build() or self._reserve.is_low():
+                self._refuse(disk_full("there is no room for the journal's reserve"))
+                return
+            if self._current is None:
+                self._write_new(self._owed)
         except OSError as error:
-            self._refuse(error)
-            return False
-        self._refusal = None
-        return True
+            self._refuse(journal_error(error, _FAILED))
+        else:
+            self._refusal = None
+
+    def make_room(self) -> None:
+        """Free the reserve and refuse appends until it can be made again: for a store that
+        found the disk full. May be called from any thread."""
+        self._refuse(disk_full("the store needs the journal's reserve"))
 
     def sweep(self, behind: Position, now_ms: int, retain_ms: int) -> int:
-        """Delete segments wholly before `behind` that were last written `retain_ms` ago;
-        return how many."""
-        count = 0
-        for segment in self.segments.all():
-            if segment.number >= min(behind.segment, self.end.segment):
-                break
-            age = now_ms - int((self._path / segment.name).stat().st_mtime * 1000)
-            if age < retain_ms:
-                break
-            self._disk.unlink(self._folder.fd, segment.name)
-            self.segments.remove(segment.number)
-            count += 1
-        return count
+        """Delete segments that lie wholly before `behind` and were last written more than
+        `retain_ms` before `now_ms` (wall time), oldest first; return how many.
 
-    def pending_bytes(self, position: Position) -> int:
-        """Return how many bytes stand between `position` and the end."""
-        total = 0
-        for segment in self.segments.all():
-            if segment.number >= position.segment:
-                end = self.end.offset if segment.number == self.end.segment else segment.end
-                total += max(0, end)
-        return max(0, total - position.offset) if total else 0
+        The newest segment stays, so that numbers never start again. What cannot be
+        deleted now is deleted by a later call.
+        """
+        swept = 0
+        for segment in self.segments[:-1]:
+            over = segment.end is not None and Position(segment.number, segment.end) <= behind
+            if not over or segment.written_at > now_ms - retain_ms:
+                break
+            try:
+                self._remove_leftovers()
+                self.disk.unlink(self.folder, segment.name)
+            except OSError:
+                break  # as promised: the next call tries again
+            with self._lock:
+                self.segments = self.segments[1:]
+            self.index.forget(segment.number)
+            swept += 1
+        return swept
 
     def close(self) -> None:
+        """Make durable what is not yet, and let go of the folder."""
         self.sync()
-        if self._file is not None:
-            os.close(self._file)
-            self._file = None
-        self._folder.close()
+        if self._owed:
+            self._append_anew(())
+        if self._current is not None:
+            self._current.close()
+            self._current = None
+        if self._held is not None:
+            self._held.release()
+            self._held = None
 
-    # --- one group ---------------------------------------------------------
-
-    def _write_twice(self, appends: Sequence[Append]) -> None:
-        """Write a group; when that fails, once more into a new segment."""
+    def _recover(self, folder: int) -> Recovery:
+        recovery = recover(self.disk, folder, self.quarantine, self._chance)
+        self.folder = folder
+        self.name = recovery.journal
+        self.segments = tuple(recovery.segments)
+        self.end = recovery.end
+        self._number = recovery.number
+        self._reserve = Reserve(self.disk, folder, self._reserve_bytes)
         try:
-            self._write(appends)
+            if not self._reserve.build() or self._reserve.is_low():
+                self._refuse(disk_full("there is no room for the journal's reserve"))
         except OSError as error:
-            self._abandon()
-            if error.errno in _FULL:
-                raise
+            self._refuse(journal_error(error, "the journal's reserve cannot be made"))
+        return recovery
+
+    def _may_write(self) -> bool:
+        if self._refusal is None:
             try:
-                self._write(appends)
-            except OSError:
-                self._abandon()
-                raise
+                if self._reserve.is_low():
+                    self._refuse(disk_full("the journal's reserve is touched"))
+            except OSError as error:
+                self._refuse(journal_error(error, _FAILED))
+        return self._refusal is None
 
-    def _write(self, appends: Sequence[Append]) -> None:
-        if self._file is None or self.end.offset >= self._segment_bytes:
-            self._new_segment()
-        assert self._file is not None, "a segment was just opened"
-        number, offset = self.end
-        nonce = self._nonce.encode()
-        out = _Out(self._disk, self._file)
-        for append in appends:
-            body = append.body
-            line = encode_header(nonce, append.header, body.size, body.crc)
-            append.start = Position(number, offset)
-            offset += len(line) + body.size + 1
-            append.end = Position(number, offset)
-            out.add(line)
-            if body.spool is None:
-                out.extend(body.parts())
-            else:
-                out.copy(body.spool, body.size)
-            out.add(b"\n")
-        out.flush()
-        if any(append.sync for append in appends):
-            self._disk.fdatasync(self._file)
-            self.unsynced = False
-        else:
-            self.unsynced = True
-        self.end = Position(number, offset)
-
-    def _new_segment(self) -> None:
-        """Open the next segment, and make its name durable before anything in it counts."""
-        self._retire()
-        number = self.end.segment + 1
-        nonce = self._chance.token(8).hex()
-        segment = Segment(number, nonce, -1)
-        file = self._disk.create(self._folder.fd, segment.name)
+    def _append_or_anew(self, appends: Sequence[Append]) -> bool:
         try:
-            header = SegmentHeader(number, self.end.offset if self.end.segment else -1)
-            line = encode_segment_header(nonce, header)
-            out = _Out(self._disk, file)
-            out.add(line)
-            out.flush()
-            self._disk.fsync(file)
-            self._disk.fsync(self._folder.fd)
+            self._append(appends)
         except OSError:
-            os.close(file)
-            self._disk.unlink(self._folder.fd, segment.name)
-            raise
-        self._file, self._nonce = file, nonce
-        self.segments.set(segment)
-        self.end = Position(number, len(line))
+            return self._append_anew(appends)
+        return True
 
-    def _retire(self) -> None:
-        """Stop writing to the current segment: it ends at what was acknowledged."""
-        if self._file is not None:
-            self.sync()
-        if self._file is not None:
-            os.close(self._file)
-            self._file = None
-        number, offset = self.end
-        if self._nonce and number:
-            self.segments.set(Segment(number, self._nonce, offset))
+    def _append(self, appends: Sequence[Append]) -> None:
+        current = self._current
+        if current is None or current.written >= self._segment_bytes:
+            current = self._next_segment()
+        current.write(appends)
+        if all(append.durability == "buffered" for append in appends):
+            self._owed += tuple(appends)
+        else:
+            self._sync(current, appends)
+
+    def _append_anew(self, appends: Sequence[Append]) -> bool:
+        """Write into a new segment what was to be appended, and what is owed before it;
+        return False, and refuse from now on, when that fails too."""
+        self._abandon()
+        try:
+            self._write_new((*self._owed, *appends))
+        except OSError as error:
+            self._refuse(journal_error(error, _FAILED))
+            self._pay_from_reserve()
+            return False
+        return True
+
+    def _pay_from_reserve(self) -> None:
+        """Write what was acknowledged already into the room that the reserve left."""
+        if self._owed and isinstance(self._refusal, DiskFull):
+            try:
+                self._write_new(self._owed)
+            except OSError as error:
+                self._refuse(journal_error(error, _FAILED))
+
+    def _next_segment(self) -> SegmentFile:
+        """Seal the current segment and start the next one."""
+        if self._current is not None:
+            if self._owed:
+                self._sync(self._current)
+            self._seal(self._current)
+            self._current = None
+        self._current = self._create()
+        return self._current
+
+    def _write_new(self, appends: Sequence[Append]) -> None:
+        """Make a new segment with these records, and it durable, or remove it again."""
+        new = self._create()
+        try:
+            new.write(appends)
+            self._sync(new, appends)
+        except OSError:
+            self._drop(new)
+            raise
+        self._current = new
+
+    def _create(self) -> SegmentFile:
+        self._number += 1
+        last = self.segments[-1] if self.segments else None
+        head = SegmentHead(
+            journal=self.name,
+            number=self._number,
+            at=self._clock.wall_ms(),
+            previous=last.number if last else 0,
+            previous_end=(last.end or 0) if last else 0,
+        )
+        return SegmentFile(self.disk, self.folder, self._chance.token(NONCE_BYTES).hex(), head)
+
+    def _sync(self, file: SegmentFile, appends: Sequence[Append] = ()) -> None:
+        """Make a file durable, and all that is in it visible to readers."""
+        file.sync()
+        owed, self._owed = self._owed, ()
+        # In a new segment, what was owed is among the appends.
+        self._publish(file, (*owed, *appends) if file is self._current else appends)
+
+    def _publish(self, file: SegmentFile, records: Sequence[Append]) -> None:
+        segment = file.segment
+        segment.written_at = self._clock.wall_ms()
+        self.index.begin(segment.number, 0)
+        self.index.note((append.header, append.start, append.end) for append in records)
+        with self._lock:
+            if not self.segments or self.segments[-1] is not segment:
+                self.segments = (*self.segments, segment)
+        self.end = Position(segment.number, file.synced)
+        for append in records:
+            append.body.discard()
 
     def _abandon(self) -> None:
-        """Never use the current segment again: it was not written as it should have been."""
-        if self._file is None:
-            return
-        file, self._file = self._file, None
+        """Leave the current file for good, keeping what is durable of it."""
+        failed, self._current = self._current, None
+        if failed is not None and failed.synced:
+            self._seal(failed, cut=True)
+        elif failed is not None:
+            self._drop(failed)
+
+    def _seal(self, file: SegmentFile, *, cut: bool = False) -> None:
+        file.segment.end = file.segment.size = file.synced
         try:
-            self._disk.truncate(file, self.end.offset)
+            if cut:
+                file.cut()
+            file.close()
         except OSError:
-            pass  # the next segment says where this one ends
-        os.close(file)
-        self.unsynced = False
-        self.segments.set(Segment(self.end.segment, self._nonce, self.end.offset))
+            pass  # the head of the next segment says where this one ends
 
-    # --- refusing ----------------------------------------------------------
-
-    def _refuse(self, error: OSError) -> None:
-        if error.errno in _FULL:
-            self._give_reserve()
-            rule = "the disk is full: free some space; accepting goes on by itself then"
-            self._refusal = DiskFull(rule, headers={"Retry-After": "5"})
-        else:
-            rule = f"the journal cannot be written ({error.strerror}); it is tried each second"
-            self._refusal = JournalFailed(rule, headers={"Retry-After": "1"})
-
-    def _check_free(self) -> None:
-        if self._disk.free_bytes(self._folder.fd) < self._reserve_bytes:
-            raise OSError(errno.ENOSPC, "less space is free than the reserve")
-
-    def _make_reserve(self) -> None:
-        if not self._reserve_bytes or (self._path / _RESERVE).exists():
-            return
-        file = self._disk.create(self._folder.fd, _RESERVE)
+    def _drop(self, file: SegmentFile) -> None:
         try:
-            self._disk.allocate(file, self._reserve_bytes)
-            self._disk.fsync(file)
+            file.cut()
         except OSError:
-            self._disk.unlink(self._folder.fd, _RESERVE)
-            raise
-        finally:
-            os.close(file)
-
-    def _give_reserve(self) -> None:
+            self._leftovers.append(file.segment.name)
         try:
-            self._disk.unlink(self._folder.fd, _RESERVE)
+            file.close()
         except OSError:
-            pass  # it was given before
+            pass  # nothing in it counts
 
-    # --- start -------------------------------------------------------------
+    def _remove_leftovers(self) -> None:
+        while self._leftovers:
+            name = self._leftovers[-1]
+            if name in self.disk.names(self.folder):
+                self.disk.unlink(self.folder, name)
+            self._leftovers.pop()
 
-    def _cut_torn_tail(self) -> int:
-        """Cut what a crash left at the end of the last segment; a copy is kept."""
-        segments = self.segments.all()
-        if not segments:
-            return 0
-        last = segments[-1]
-        path = self._path / last.name
-        file = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
-        try:
-            size = os.fstat(file).st_size
-            end = size
-            for found in scan(file, last, 0, size):
-                end = found.start if found.frame is None and found.end == size else size
-            if end < size:
-                keep(self._path, last.number, end, os.pread(file, size - end, end), "cut")
-                os.ftruncate(file, end)
-                os.fsync(file)
-        finally:
-            os.close(file)
-        self.end = Position(last.number, end)
-        self._nonce = last.nonce
-        self.segments.set(last._replace(end=end))
-        return size - end
-
-
-class _Out:
-    """Gathers parts and writes them with as few calls as there can be."""
-
-    def __init__(self, disk: Disk, file: int) -> None:
-        self._disk = disk
-        self._file = file
-        self._parts: list[Buffer] = []
-
-    def add(self, part: Buffer) -> None:
-        self._parts.append(part)
-
-    def extend(self, parts: Sequence[Buffer]) -> None:
-        self._parts += parts
-
-    def copy(self, source: int, size: int) -> None:
-        self.flush()
-        offset = 0
-        while offset < size:
-            count = self._disk.copy(source, offset, size - offset, self._file)
-            if count <= 0:
-                raise OSError(errno.EIO, "a spooled body is shorter than it was")
-            offset += count
-
-    def flush(self) -> None:
-        parts = self._parts
-        self._parts = []
-        for start in range(0, len(parts), _IOV_MAX):
-            self._write(parts[start : start + _IOV_MAX])
-
-    def _write(self, parts: Sequence[Buffer]) -> None:
-        left = sum(map(len, parts))
-        count = self._disk.writev(self._file, parts)
-        if count == left:
-            return
-        rest = memoryview(b"".join(parts))[count:]  # a short write: rare
-        while rest:
-            count = self._disk.writev(self._file, [rest])
-            if count <= 0:
-                raise OSError(errno.EIO, "nothing was written")
-            rest = rest[count:]
+    def _refuse(self, error: SlimqError) -> None:
+        self._refusal = error
+        if isinstance(error, DiskFull):
+            try:
+                self._reserve.free()
+            except OSError:
+                pass  # refused already; the next probe tries to free it again

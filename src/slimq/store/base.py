@@ -27,6 +27,10 @@ from slimq.core.job import Job
 from slimq.core.lifecycle import Lease, Move
 
 
+ORDERED_POLL_MS = 1_000  # an ordered type whose job runs is worth asking again after this
+ABANDONED_TEXT = "the node that ran it stopped, or could not renew its lease"
+
+
 class Cursor(NamedTuple):
     """How far one journal is ingested: `offset` is where the next record of `segment`
     starts; `body_offset` and `lines` say how much of that record is in already (a large
@@ -154,7 +158,8 @@ class Run(msgspec.Struct, kw_only=True):
 
 
 class JobView(msgspec.Struct, kw_only=True):
-    """A job as it is shown. `runs` is empty in lists. `data` is None in lists."""
+    """A job as it is shown. `runs` is empty in lists. `data` is None in lists. `result` and
+    `error` are of its last run. Runs are kept of its last RUNS_MAX attempts."""
 
     id: str
     type: str

@@ -10,8 +10,6 @@ from collections.abc import Collection, Iterable
 import apsw
 import msgspec
 
-from slimq.core.lifecycle import DONE, FREE
-
 _APPLY = """
 UPDATE type SET
   waiting = waiting + (m.value->>1),
@@ -84,7 +82,7 @@ class Tally:
         self._changes: dict[int, list[int | None]] = {}
 
     def add(self, type_id: int, kind: int, count: int) -> None:
-        """Count `count` more jobs of a kind (WAITING ... ERROR), or less."""
+        """Count `count` more jobs of a kind of `counts.KINDS`, or less."""
         change = self._change(type_id)
         change[kind] = (change[kind] or 0) + count
 
@@ -116,18 +114,6 @@ class Tally:
         if change is None:
             change = self._changes[type_id] = [0, 0, 0, 0, 0, 0, None, 0]
         return change
-
-
-WAITING, RUNNING, OK, FAILED, ERROR = range(5)
-
-
-def kind_of(lock: str, status: int) -> int:
-    """Return what a job with this lock and status is counted as."""
-    if lock == FREE:
-        return WAITING
-    if lock != DONE:
-        return RUNNING
-    return OK if status < 300 else FAILED if status < 500 else ERROR
 
 
 _encode = msgspec.json.Encoder().encode

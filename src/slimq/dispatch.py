@@ -1,0 +1,111 @@
+"""Stage 6, dispatch: claim a batch, hand it over, renew its leases."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from slimq.core.job import Batch, Job
+from slimq.core.lifecycle import Lease
+from slimq.core.limits import BATCH_BYTES_MAX, CLAIM_MAX, LEASE_MS, RENEW_MS
+from slimq.runner.flight import Flight
+from slimq.scheduler import Pick, Scheduler
+from slimq.store.base import EngineStore
+from slimq.system.clock import Clock
+
+
+class Dispatcher:
+    """`start` and `kill` hand flights to the event loop. Driven by `step`."""
+
+    def __init__(
+        self,
+        store: EngineStore,
+        scheduler: Scheduler,
+        clock: Clock,
+        sysid: str,
+        start: Callable[[list[Flight]], None],
+        kill: Callable[[list[Flight]], None],
+    ) -> None:
+        self._store = store
+        self._scheduler = scheduler
+        self._clock = clock
+        self._sysid = sysid
+        self._start = start
+        self._kill = kill
+        self._renewed_at = 0
+        self.flights: set[Flight] = set()
+
+    @property
+    def running_jobs(self) -> int:
+        return sum(len(flight.batch.jobs) for flight in self.flights)
+
+    def step(self) -> int:
+        """Start what may start; return how many jobs. Raises StoreUnavailable."""
+        count = 0
+        while (pick := self._scheduler.choose(self._store.now())) is not None:
+            count += self._claim(pick)
+        return count
+
+    def landed(self, flight: Flight) -> None:
+        """A flight is over and its jobs are finished or lost."""
+        self.flights.discard(flight)
+        batch = flight.batch
+        self._scheduler.ended(batch.type, batch.handler, self._store.now())
+
+    def renew(self, *, now: bool = False) -> int:
+        """Extend all leases when it is time; stop runs that lost all of theirs. Return
+        how many leases were lost."""
+        boot = self._clock.boot_ms()
+        if not self.flights or (boot - self._renewed_at < RENEW_MS and not now):
+            return 0
+        leases = [lease for flight in self.flights for lease in _leases(flight)]
+        lost = self._store.renew(self._sysid, leases, lease_ms=LEASE_MS)
+        self._renewed_at = boot
+        for flight in self.flights:
+            flight.deadline_ms = boot + LEASE_MS
+        if lost:
+            self._kill([f for f in self.flights if all(j.id in lost for j in f.batch.jobs)])
+        return len(lost)
+
+    def release(self, flight: Flight) -> None:
+        """Give back the jobs of a flight that was killed."""
+        self._store.release(self._sysid, _leases(flight))
+
+    def _claim(self, pick: Pick) -> int:
+        options = pick.handler.options
+        boot = self._clock.boot_ms()  # before the claim: the lease counts from then at the latest
+        try:
+            claim = self._store.claim(
+                pick.type,
+                self._sysid,
+                min(pick.batches * pick.batch_size, CLAIM_MAX),
+                lease_ms=LEASE_MS,
+                bytes_max=BATCH_BYTES_MAX,
+                full=pick.batch_size if options.batch_window_ms else 0,
+                window_ms=options.batch_window_ms,
+                ordered=options.ordered,
+            )
+        except BaseException:
+            self._scheduler.claimed(pick, 0, 0, 0, 0)  # ready still: asked again when it can be
+            raise
+        started = self._store.now()
+        flights = [
+            Flight(Batch(pick.type, pick.handler, jobs), started, boot + LEASE_MS)
+            for jobs in _cut(claim.jobs, pick.batch_size)
+        ]
+        self.flights.update(flights)
+        count = len(claim.jobs)
+        self._scheduler.claimed(pick, len(flights), count, claim.next_at, started)
+        if flights:
+            self._start(flights)
+        return count
+
+
+def _leases(flight: Flight) -> list[Lease]:
+    return [Lease(job.id, job.attempt) for job in flight.batch.jobs]
+
+
+def _cut(jobs: list[Job], size: int) -> list[list[Job]]:
+    """Cut claimed jobs into batches. One that killed a node or context before is alone."""
+    alone = [[job] for job in jobs if job.crashes]
+    rest = [job for job in jobs if not job.crashes] if alone else jobs
+    return [rest[start : start + size] for start in range(0, len(rest), size)] + alone

@@ -1,0 +1,216 @@
+"""The engine thread: runs the steps of stages 3 to 9 in turn, and waits when nothing is due.
+
+While the store cannot be used it tries again with growing pauses; the journal goes on
+accepting, and what ran is finished later.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import Counter, deque
+from collections.abc import Callable
+
+from slimq.core.limits import SCAN_TYPES_MAX
+from slimq.dispatch import Dispatcher
+from slimq.errors import StoreUnavailable
+from slimq.finish import Finisher
+from slimq.ingest import Ingester
+from slimq.janitor import Janitor
+from slimq.journal.record import Position
+from slimq.runner.flight import Flight
+from slimq.scheduler import Scheduler
+from slimq.store.base import EngineStore
+from slimq.system.log import EventLog
+
+SCAN_S = 1.0  # other nodes may have added work, or set something
+SAFE_EVERY_MS = 30_000
+PAUSE_MIN_S, PAUSE_MAX_S = 0.1, 2.0
+
+
+class Engine:
+    """`moved` is called with the ids of jobs that moved, `safe` with how far the journal
+    is safely stored. All but `run` may be called from other threads."""
+
+    def __init__(
+        self,
+        *,
+        store: EngineStore,
+        ingester: Ingester,
+        scheduler: Scheduler,
+        dispatcher: Dispatcher,
+        finisher: Finisher,
+        janitor: Janitor,
+        log: EventLog,
+        former: list[str],
+        moved: Callable[[list[str]], None],
+        safe: Callable[[Position], None],
+        freed_former: Callable[[str], None],
+    ) -> None:
+        self._store, self._ingester, self._scheduler = store, ingester, scheduler
+        self._dispatcher, self._finisher, self._janitor = dispatcher, finisher, janitor
+        self._log = log
+        self._former = former
+        self._moved, self._safe, self._freed_former = moved, safe, freed_former
+        self._wake = threading.Event()
+        self._landed: deque[Flight] = deque()
+        self._registered = False
+        self._control_version = -1
+        self._scan_at = self._safe_at = 0
+        self._scan_after = ""
+        self.store_error: str | None = None
+        self.stopped = False
+        self.draining = False
+        self.want_safe = False
+        self._ended = False
+        self.look_again = False
+        self.counters: Counter[str] = Counter()
+        self.outcomes: Counter[str] = Counter()
+
+    def wake(self) -> None:
+        self._wake.set()
+
+    def landed(self, flight: Flight) -> None:
+        """A flight ended; called on the loop."""
+        self._landed.append(flight)
+        self._wake.set()
+
+    def end(self) -> None:
+        """Let `run` return after one more step."""
+        self._ended = True
+        self._wake.set()
+
+    def run(self) -> None:
+        pause = PAUSE_MIN_S
+        while not self._ended:
+            self._wake.clear()
+            try:
+                busy = self.step()
+                self.store_error, pause = None, PAUSE_MIN_S
+                if not busy:
+                    self._wake.wait(self._patience())
+            except StoreUnavailable as error:
+                if self.store_error is None:
+                    self._log.error("store.unavailable", reason=error.detail)
+                self.store_error = error.detail
+                self._wake.wait(pause)
+                pause = min(pause * 2, PAUSE_MAX_S)
+        self._last_step()
+
+    def step(self) -> bool:
+        """Do one bounded piece of everything that is due; return whether there is more."""
+        if not self._registered:
+            self._begin()
+        self._set_control()
+        ingested = self._ingest()
+        landed = self._finish()
+        self.counters["leases_lost"] += self._dispatcher.renew(now=self.look_again)
+        self.look_again = False
+        self._tend()
+        self._scan()
+        started = 0
+        if not self.stopped and not self.draining:
+            started = self._dispatcher.step()
+        self._keep_safe()
+        return bool(ingested or landed or started)
+
+    def _begin(self) -> None:
+        while self._former:
+            freed = self._janitor.free_former(self._former[0])
+            if freed.again + freed.dead == 0:
+                self._freed_former(self._former.pop(0))
+            self.counters["freed"] += freed.again + freed.dead
+        self._registered = self._janitor.register()
+
+    def _set_control(self) -> None:
+        if self._control_version != self._store.control_version():
+            control = self._store.control()
+            self._scheduler.set_control(control, self._store.now())
+            self._control_version = control.version
+
+    def _ingest(self) -> bool:
+        ingested = self._ingester.step()
+        if ingested is None:
+            return self._ingester.behind
+        self.counters["ingested"] += ingested.added
+        self._due(ingested.heads)
+        return True
+
+    def _due(self, heads: dict[str, int]) -> None:
+        now = self._store.now()
+        for type_, at in heads.items():
+            self._scheduler.due(type_, at, now)
+
+    def _finish(self) -> bool:
+        flights: list[Flight] = []
+        while self._landed and len(flights) < 256:
+            flights.append(self._landed.popleft())
+        if not flights:
+            return False
+        try:
+            self._settle(flights)
+        except StoreUnavailable:
+            self._landed.extendleft(reversed(flights))
+            raise
+        return True
+
+    def _settle(self, flights: list[Flight]) -> None:
+        ran = [flight for flight in flights if flight.ran is not None]
+        summary = self._finisher.finish(ran) if ran else None
+        for flight in flights:
+            if flight.ran is None:
+                self._dispatcher.release(flight)
+                self._scheduler.due(flight.batch.type, 0, self._store.now())
+            self._dispatcher.landed(flight)
+        if summary is not None:
+            self._due(summary.heads)
+            self.outcomes.update(summary.outcomes)
+            self.counters["stale_completions"] += len(summary.stale)
+            self._log.info("jobs.completed", count=sum(summary.outcomes.values()), **summary.outcomes)
+        self._moved([job.id for flight in flights for job in flight.batch.jobs])
+
+    def _tend(self) -> None:
+        freed = self._janitor.step()
+        self.counters["purged"] = self._janitor.purged
+        if freed is not None and freed.again + freed.dead:
+            self.counters["freed"] += freed.again + freed.dead
+            self._log.warning("jobs.freed", again=freed.again, dead=freed.dead)
+            self._due(freed.heads)
+
+    def _scan(self) -> None:
+        """Look for work that other nodes added, a page at a time."""
+        now = self._store.now()
+        if now < self._scan_at:
+            return
+        found = self._store.due(now + 2_000, self._scan_after, SCAN_TYPES_MAX)
+        for type_, at in found:
+            self._scheduler.due(type_, at, now)
+        if len(found) == SCAN_TYPES_MAX:
+            self._scan_after = found[-1].type
+        else:
+            self._scan_after, self._scan_at = "", now + int(SCAN_S * 1000)
+
+    def _keep_safe(self) -> None:
+        now = self._store.now()
+        if (now >= self._safe_at or self.want_safe) and not self._ingester.behind:
+            position = self._ingester.position
+            self.want_safe = False
+            if self._ingester.keep_safe():
+                self._safe(position)
+                self._safe_at = now + SAFE_EVERY_MS
+            else:
+                self._safe_at = now + 1_000
+
+    def _last_step(self) -> None:
+        try:
+            while self._finish():
+                pass
+            self._ingest()
+            self._ingester.keep_safe()
+        except StoreUnavailable as error:
+            self._log.warning("store.unavailable", reason=error.detail)
+
+    def _patience(self) -> float:
+        next_at = self._scheduler.next_at()
+        if next_at is None:
+            return SCAN_S
+        return min(SCAN_S, max(0.001, (next_at - self._store.now()) / 1000))

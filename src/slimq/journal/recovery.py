@@ -1,0 +1,109 @@
+"""What is done at start: the torn tail of the last segment is cut, and kept aside."""
+
+from __future__ import annotations
+
+from slimq.journal.folder import journal_name, remove_spools
+from slimq.journal.quarantine import Quarantine
+from slimq.journal.record import Position
+from slimq.journal.scan import Damage, SegmentScan
+from slimq.journal.segments import Segment, find_segments
+from slimq.system.chance import Chance
+from slimq.system.disk import Disk
+
+
+class Recovery:
+    """What was found at start.
+
+    `cut_bytes` is the torn tail, which was never acknowledged; `quarantined` counts the
+    damaged pieces of the last segment. Older segments are checked when they are read: all
+    that is not yet ingested is read at start, to know its Idempotency-Keys.
+    """
+
+    def __init__(self) -> None:
+        self.journal = ""
+        self.segments: list[Segment] = []
+        self.end = Position()
+        self.number = 0  # the highest number in use
+        self.records = 0  # intact ones in the last segment
+        self.cut_bytes = 0
+        self.quarantined = 0
+
+    @property
+    def intact(self) -> int:
+        """The number of segments without known damage."""
+        damaged = {segment for segment in self.segments[-1:] if self.quarantined}
+        damaged.update(segment for segment in self.segments if segment.head is None)
+        return len(self.segments) - len(damaged)
+
+
+def recover(disk: Disk, folder: int, quarantine: Quarantine | None, chance: Chance) -> Recovery:
+    """Make the folder ready for a writer. Raises OSError."""
+    recovery = Recovery()
+    remove_spools(disk, folder)
+    found = find_segments(disk, folder)
+    # Void segments go now: later, the head that declares them void may be swept.
+    for segment in found.void:
+        disk.unlink(folder, segment.name)
+        disk.fsync_folder(folder)
+    recovery.number = max((s.number for s in (*found.segments, *found.void)), default=0)
+    recovery.segments = found.segments
+    while recovery.segments and _drop_if_empty(disk, folder, quarantine, recovery):
+        recovery.segments.pop()
+    if recovery.segments:
+        last = recovery.segments[-1]
+        recovery.end = Position(last.number, last.end or 0)
+    known = (s.head.journal for s in reversed(recovery.segments) if s.head is not None)
+    recovery.journal = journal_name(disk, folder, next(known, ""), chance)
+    return recovery
+
+
+def _drop_if_empty(
+    disk: Disk, folder: int, quarantine: Quarantine | None, recovery: Recovery
+) -> bool:
+    """Cut the last segment; remove it, and return True, when nothing of it is intact."""
+    last = recovery.segments[-1]
+    file = disk.open(folder, last.name, write=True)
+    try:
+        start = _torn_from(disk, file, last, quarantine, recovery)
+        if start is not None:
+            _cut(disk, file, last, start, quarantine, recovery)
+    finally:
+        disk.close(file)
+    if last.end == 0:
+        disk.unlink(folder, last.name)
+        disk.fsync_folder(folder)
+    return last.end == 0
+
+
+def _torn_from(
+    disk: Disk, file: int, last: Segment, quarantine: Quarantine | None, recovery: Recovery
+) -> int | None:
+    """Scan the last segment; return where its torn tail starts, or None."""
+    limit = last.end or 0
+    for item in SegmentScan(disk, file, last.nonce, limit).items(0):
+        if not isinstance(item, Damage):
+            recovery.records += 1
+        elif item.record and item.end == limit:
+            return item.start
+        else:
+            recovery.quarantined += 1
+            if quarantine is not None:
+                quarantine.keep(file, last.name, item.start, item.end)
+    return None
+
+
+def _cut(
+    disk: Disk,
+    file: int,
+    last: Segment,
+    start: int,
+    quarantine: Quarantine | None,
+    recovery: Recovery,
+) -> None:
+    limit = last.end or 0
+    if quarantine is not None:
+        quarantine.keep_cut(file, last.name, start, limit)
+    disk.truncate(file, start)
+    disk.fsync(file)
+    last.end = last.size = start
+    recovery.cut_bytes += limit - start

@@ -1,0 +1,100 @@
+"""Batches in the air: runs them on the loop, splits those that died, kills those whose
+lease ends. Its step on the loop costs nothing while nothing runs."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping
+
+from slimq.core import status as statuses
+from slimq.core.job import Batch, Ran, Result
+from slimq.core.limits import LEASE_MARGIN_MS
+from slimq.runner.base import Runner
+from slimq.system.clock import Clock
+
+WATCH_S = 1.0
+
+
+class Flight:
+    """A batch that runs. `deadline_ms` (boot time) is when its lease ends; the engine's
+    thread moves it at each renewal."""
+
+    __slots__ = ("batch", "deadline_ms", "ran", "started_at", "task")
+
+    def __init__(self, batch: Batch, started_at: int, deadline_ms: int) -> None:
+        self.batch = batch
+        self.started_at = started_at
+        self.deadline_ms = deadline_ms
+        self.ran: Ran | None = None  # None when it was killed
+        self.task: asyncio.Task[None] | None = None
+
+
+class Flights:
+    """`landed` is called on the loop with each flight that ended."""
+
+    def __init__(
+        self, runners: Mapping[str, Runner], clock: Clock, landed: Callable[[Flight], None]
+    ) -> None:
+        self._runners = runners
+        self._clock = clock
+        self._landed = landed
+        self._all: set[Flight] = set()
+
+    def start(self, flights: list[Flight]) -> None:
+        for flight in flights:
+            self._all.add(flight)
+            flight.task = asyncio.create_task(self._fly(flight))
+
+    def kill(self, flights: list[Flight]) -> None:
+        for flight in flights:
+            if flight.task is not None:
+                flight.task.cancel()
+
+    def watch(self) -> None:
+        """Kill runs that could not be renewed, before the store may give their jobs away."""
+        now = self._clock.boot_ms()
+        self.kill([f for f in self._all if now > f.deadline_ms - LEASE_MARGIN_MS])
+
+    async def idle(self) -> None:
+        """Wait until nothing runs."""
+        while self._all:
+            await asyncio.wait([flight.task for flight in self._all if flight.task])
+
+    def kill_all(self) -> None:
+        self.kill(list(self._all))
+
+    async def _fly(self, flight: Flight) -> None:
+        try:
+            flight.ran = await self._run(flight.batch)
+        except asyncio.CancelledError:
+            flight.ran = None
+        finally:
+            self._all.discard(flight)
+            self._landed(flight)
+
+    async def _run(self, batch: Batch) -> Ran:
+        """Run a batch. When its context dies, run those that may be innocent again, in
+        halves, until the guilty job is alone: log2 n more runs."""
+        ran = await self._guarded(batch)
+        if not ran.died or not ran.suspects:
+            return ran
+        middle = (len(ran.suspects) + 1) // 2
+        for half in (ran.suspects[:middle], ran.suspects[middle:]):
+            if not half:
+                continue
+            part = Batch(batch.type, batch.handler, [batch.jobs[index] for index in half])
+            again = await self._run(part)
+            for place, index in enumerate(half):
+                ran.results[index] = again.results[place]
+                if again.children:
+                    ran.children[index] = again.children[place]
+            ran.output = (ran.output + again.output)[-65536:]
+        return ran
+
+    async def _guarded(self, batch: Batch) -> Ran:
+        """A runner that raises has a bug; its jobs must not be lost for it."""
+        try:
+            return await self._runners[batch.handler.lang].run(batch)
+        except Exception as error:  # a bug of a runner: said in the result of every job
+            text = f"bug in the runner: {type(error).__name__}"
+            return Ran([Result(statuses.ERROR, error=text) for _ in batch.jobs])
