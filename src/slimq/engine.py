@@ -12,7 +12,7 @@ from collections.abc import Callable
 
 from slimq.core.limits import SCAN_TYPES_MAX
 from slimq.dispatch import Dispatcher
-from slimq.errors import StoreUnavailable
+from slimq.errors import OperatorError, StoreUnavailable
 from slimq.finish import Finisher
 from slimq.ingest import Ingester
 from slimq.janitor import Janitor
@@ -88,7 +88,7 @@ class Engine:
                 self.store_error, pause = None, PAUSE_MIN_S
                 if not busy:
                     self._wake.wait(self._patience())
-            except StoreUnavailable as error:
+            except OperatorError as error:  # of the store, or of reading the journal
                 if self.store_error is None:
                     self._log.error("store.unavailable", reason=error.detail)
                 self.store_error = error.detail
@@ -165,7 +165,9 @@ class Engine:
             self._due(summary.heads)
             self.outcomes.update(summary.outcomes)
             self.counters["stale_completions"] += len(summary.stale)
-            self._log.info("jobs.completed", count=sum(summary.outcomes.values()), **summary.outcomes)
+            self._log.info(
+                "jobs.completed", count=sum(summary.outcomes.values()), **summary.outcomes
+            )
         self._moved([job.id for flight in flights for job in flight.batch.jobs])
 
     def _tend(self) -> None:

@@ -85,9 +85,7 @@ class Ingester:
     def _move(self, load: _Load) -> Ingested | None:
         assert self._cursor is not None, "a step sets it"
         try:
-            ingested = self._store.ingest(
-                self._writer.name, self._cursor, load.cursor, load.jobs
-            )
+            ingested = self._store.ingest(self._writer.name, self._cursor, load.cursor, load.jobs)
         except CursorMoved:
             self._cursor = None  # the store fell back, or was replaced: read it again
             return None

@@ -218,14 +218,15 @@ def test_an_exception_of_a_library_is_told_with_its_places_but_no_source() -> No
     logger = logging.Logger("lib")
     logger.addHandler(LogBridge(log))
     try:
-        raise ValueError("bad\nthing")
+        int("bad\nthing")
     except ValueError:
         logger.exception("it failed")
     (entry,) = entries(stream)
     assert entry["level"] == "error"
-    assert entry["error"] == "ValueError: bad\nthing"
+    assert entry["error"] == "ValueError: invalid literal for int() with base 10: 'bad\\nthing'"
     assert "test_log.py" in str(entry["frames"])
-    assert "raise ValueError" not in stream.getvalue()
+    assert "int(" not in stream.getvalue().replace("int()", "")
+    assert "logger.exception" not in stream.getvalue()
 
 
 def test_a_library_record_whose_arguments_do_not_fit_is_still_one_event() -> None:

@@ -20,7 +20,10 @@ import apsw
 
 from slimq.cli.output import duration_text, printable, size_text
 from slimq.core.limits import RESERVE_BYTES
+from slimq.errors import FolderUnusable
+from slimq.journal.check import check_folder
 from slimq.system.clock import Clock
+from slimq.system.disk import SystemDisk
 
 PYTHON_MIN = (3, 11)
 SQLITE_MIN = (3, 51, 3)  # older ones can corrupt a WAL: https://sqlite.org/wal.html#walresetbug
@@ -133,6 +136,23 @@ def file_system(store: Path, mounts: str) -> Check:
         advice = "move the store to a local disk (store.path)"
         return Check("file system", "fail", f"the store is on {kind}, a network", advice)
     return Check("file system", "ok", f"the store is on {kind}")
+
+
+def journal(path: Path) -> Check:
+    """Read the whole journal; it may be beside a running node."""
+    if not path.exists():
+        return Check("journal", "ok", "will be made at the first start")
+    try:
+        segments = check_folder(path, SystemDisk())
+    except FolderUnusable as error:
+        return Check("journal", "fail", error.detail, "fix the owner and mode of the folder")
+    damaged = sum(segment.damaged for segment in segments)
+    jobs = sum(segment.jobs for segment in segments)
+    detail = f"{len(segments)} segments, {jobs:,} jobs, {damaged} damaged pieces"
+    if damaged:
+        advice = "slimq journal check; the disk gave back what was never written: replace it"
+        return Check("journal", "fail", detail, advice)
+    return Check("journal", "ok", detail)
 
 
 def store(path: Path) -> Check:

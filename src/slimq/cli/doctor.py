@@ -12,7 +12,6 @@ import click
 
 from slimq.cli import checkup
 from slimq.cli.checkup import Check
-from slimq.cli.journal import journal_health
 from slimq.cli.options import config_options, load_config
 from slimq.cli.output import json_option, print_json
 from slimq.config import Config
@@ -61,7 +60,7 @@ def _of_config(config: Config) -> list[Check]:
         checkup.free_space(data),
         checkup.file_system(config.store_path, _MOUNTS.read_text() if _MOUNTS.exists() else ""),
         checkup.fsync(data),
-        journal_health(config.journal_path),
+        checkup.journal(config.journal_path),
         checkup.store(config.store_path),
         checkup.port(config.server.host, config.server.port),
         checkup.descriptors(open_files),

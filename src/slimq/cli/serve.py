@@ -47,15 +47,16 @@ def command(**given: Any) -> int:
     The banner goes to standard output, the log to standard error, one JSON object a line.
     """
     config = load_config(given)
-    log = EventLog(standard_error(), SystemClock(), config.log.level)
-    return run(config, log=log, ready=lambda url: show_banner(sys.stdout, url, config))
+    out, err = unbuffered(sys.stdout, "utf-8"), unbuffered(sys.stderr, "ascii")
+    log = EventLog(err, SystemClock(), config.log.level)
+    return run(config, log=log, ready=lambda url: show_banner(out, url, config))
 
 
-def standard_error() -> TextIO:
-    """Return standard error without a buffer: a line that cannot be written is lost at
-    once, and not tried again at the exit."""
-    raw = io.FileIO(sys.stderr.fileno(), "w", closefd=False)
-    return io.TextIOWrapper(raw, "ascii", write_through=True)
+def unbuffered(stream: TextIO, encoding: str) -> TextIO:
+    """Return a stream without its buffer: what nobody reads is lost at once, and not tried
+    again at the exit, which would then not be with 0."""
+    raw = io.FileIO(stream.fileno(), "w", closefd=False)
+    return io.TextIOWrapper(raw, encoding, errors="backslashreplace", write_through=True)
 
 
 def show_banner(stream: TextIO, url: str, config: Config) -> None:

@@ -21,6 +21,7 @@ from slimq.journal.record import Header, Position
 from slimq.journal.writer import Append, JournalWriter
 from slimq.store.base import KeyUse
 from slimq.system.chance import SystemChance
+from slimq.system.clock import SystemClock
 from slimq.system.disk import SystemDisk
 
 
@@ -170,11 +171,13 @@ class JournalBench:
         self._loop = loop
         self._body_max = body_max
         self._disk = FailingDisk()
-        self._writer = JournalWriter(folder, self._disk, SystemChance(), reserve_bytes=0)
+        self._writer = JournalWriter(
+            folder, disk=self._disk, clock=SystemClock(), chance=SystemChance(), reserve_bytes=0
+        )
         self._writer.open()
-        self._reader = JournalReader(self._writer, folder)
-        self._budget = BodyBudget(folder)
-        self._commit = GroupCommit(self._writer, self._deliver)
+        self._reader = JournalReader(self._writer)
+        self._budget = BodyBudget(folder, disk=SystemDisk(), body_max=body_max)
+        self._commit = GroupCommit(self._writer, self._deliver, clock=SystemClock(), probe_interval_s=0.02)
         self._thread = threading.Thread(target=self._commit.run, name="commit")
         self._thread.start()
         self._held: list[Append] | None = None
@@ -183,7 +186,7 @@ class JournalBench:
         return self.refused
 
     def new_body(self) -> Body:
-        return Body(self._budget, self._body_max)
+        return Body(self._budget)
 
     def submit(self, append: Append) -> None:
         if self._held is not None:
@@ -212,15 +215,13 @@ class JournalBench:
 
     def records(self) -> list[tuple[Header, list[bytes]]]:
         """Return what is in the journal: headers, and the lines of their bodies."""
-        return [
-            (entry.header, entry.body.lines(0, 1 << 30, 1 << 30)[0])
-            for entry in self._reader.headers(Position(0, 0))
-        ]
+        entries, _ = self._reader.read(Position(0, 0), 1 << 40)
+        return [(entry.header, entry.body.lines(0, 1 << 30, 1 << 30)[0]) for entry in entries]
 
     @property
     def memory_used(self) -> int:
         """Bytes of all bodies that are in memory."""
-        return self._budget.used
+        return self._budget.in_memory
 
     def close(self) -> None:
         self._commit.close()

@@ -56,8 +56,11 @@ class FakeBody:
             raise self._error
         self.data += data
 
+    def finish(self) -> None:
+        """All was fed."""
+
     @property
-    def lines(self) -> int:
+    def count(self) -> int:
         return self.data.count(b"\n") + (not self.data.endswith(b"\n") and self.data != b"")
 
     def digest(self) -> str:
@@ -318,7 +321,7 @@ class Bench:
         header = Header(kind="lines", id=id_, count=1, at=self.clock.ms, type=type)
         self.node.headers[id_] = header
 
-    def _new_body(self, line_max: int) -> Any:
+    def _new_body(self) -> Any:
         return FakeBody(self.body_error)
 
     def _submit(self, append: Append) -> None:

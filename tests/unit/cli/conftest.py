@@ -79,11 +79,11 @@ class FakeNode:
                 self.end_headers()
                 self.wfile.write(text)
 
-            do_GET = do_POST = do_PUT = do_PATCH = do_DELETE = respond
-
             def log_message(self, *args: Any) -> None:
                 pass
 
+        for method in ("GET", "POST", "PUT", "PATCH", "DELETE"):
+            setattr(Handler, f"do_{method}", Handler.respond)
         return Handler
 
 

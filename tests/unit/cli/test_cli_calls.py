@@ -165,9 +165,7 @@ def test_a_changing_command_calls_the_node_and_says_what_to_do_next(
 
 
 @pytest.mark.parametrize("words", CHANGING, ids=" ".join)
-def test_a_changing_command_prints_json_too(
-    slimq: Any, node: Any, words: tuple[str, ...]
-) -> None:
+def test_a_changing_command_prints_json_too(slimq: Any, node: Any, words: tuple[str, ...]) -> None:
     method, path, document = CHANGING[words]
     node.answer(method, path, document)
     said = slimq(*words, "--json")
@@ -261,15 +259,11 @@ def test_limits_are_set_and_unset(slimq: Any, node: Any) -> None:
 
 def test_a_type_without_handler_is_pointed_at(slimq: Any, node: Any) -> None:
     node.answer("GET", "/types", {"types": [{**TYPE, "handler": None}], "next": None})
-    assert slimq("types", "ls").err == (
-        "next: slimq fn put echo ... (main/echo has no handler)\n"
-    )
+    assert slimq("types", "ls").err == ("next: slimq fn put echo ... (main/echo has no handler)\n")
 
 
 @pytest.mark.parametrize("words", [("types", "purge", "echo"), ("fn", "rm", "echo")])
-def test_what_cannot_be_undone_is_asked_first(
-    node: Any, words: tuple[str, ...]
-) -> None:
+def test_what_cannot_be_undone_is_asked_first(node: Any, words: tuple[str, ...]) -> None:
     ended = subprocess.run(
         [sys.executable, "-m", "slimq", *words, "--url", node.url],
         stdin=subprocess.DEVNULL,

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import os
 import socket
 import threading
 from pathlib import Path
@@ -21,7 +20,8 @@ def test_an_old_python_is_found(version: tuple[int, ...], state: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("version", "state"), [("3.40.1", "fail"), ("3.51.2", "fail"), ("3.51.3", "ok"), ("4.0.0", "ok")]
+    ("version", "state"),
+    [("3.40.1", "fail"), ("3.51.2", "fail"), ("3.51.3", "ok"), ("4.0.0", "ok")],
 )
 def test_an_sqlite_that_can_corrupt_a_wal_is_found(version: str, state: str) -> None:
     assert checkup.sqlite(version).state == state
@@ -30,9 +30,7 @@ def test_an_sqlite_that_can_corrupt_a_wal_is_found(version: str, state: str) -> 
 @pytest.mark.parametrize(
     ("mode", "state"), [(0o700, "ok"), (0o750, "warn"), (0o770, "fail"), (0o707, "fail")]
 )
-def test_a_data_folder_that_others_can_use_is_found(
-    tmp_path: Path, mode: int, state: str
-) -> None:
+def test_a_data_folder_that_others_can_use_is_found(tmp_path: Path, mode: int, state: str) -> None:
     (tmp_path / "data").mkdir()
     (tmp_path / "data").chmod(mode)
     check = checkup.folder(tmp_path / "data")
@@ -140,4 +138,4 @@ def test_the_folder_that_holds_a_path_is_found(tmp_path: Path) -> None:
     assert checkup.existing(tmp_path / "a" / "b" / "c") == tmp_path
     (tmp_path / "file").touch()
     assert checkup.existing(tmp_path / "file") == tmp_path
-    assert checkup.existing(Path("missing")) == Path(os.getcwd())
+    assert checkup.existing(Path("missing")) == Path.cwd()

@@ -1,0 +1,447 @@
+"""The composition root: builds the parts of a node, runs them, and ends them in order.
+
+Threads: the event loop (HTTP in and out, processes), the committer (fsync), the engine
+(steps and its store connection), and one for the store connection of the API.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import os
+import signal
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, TypeVar
+
+import msgspec
+import uvloop
+
+from slimq import __version__
+from slimq.api.accept import Acceptor
+from slimq.api.app import make_app
+from slimq.api.keys_pending import PendingKeys
+from slimq.api.server import Server
+from slimq.config import Config
+from slimq.core.handler import Handler
+from slimq.core.jobid import Minter, make_sysid
+from slimq.core.lines import split_lines
+from slimq.dispatch import Dispatcher
+from slimq.engine import Engine
+from slimq.errors import DurabilityUnmet, JournalFailed, SlimqError
+from slimq.finish import Finisher
+from slimq.ingest import Ingester
+from slimq.janitor import Janitor
+from slimq.journal.body import Body, BodyBudget
+from slimq.journal.commit import GroupCommit
+from slimq.journal.reader import JournalReader
+from slimq.journal.record import Header, JobLine, Position
+from slimq.journal.append import Append
+from slimq.journal.writer import JournalWriter
+from slimq.runner.base import Runner
+from slimq.runner.command import CommandRunner
+from slimq.runner.flight import WATCH_S, Flight, Flights
+from slimq.runner.http import HttpRunner
+from slimq.scheduler import Scheduler
+from slimq.store.base import ControlStore, Cursor
+from slimq.store.sqlite_control import SqliteStore
+from slimq.system.chance import SystemChance
+from slimq.system.clock import SystemClock
+from slimq.system.disk import SystemDisk
+from slimq.system.log import EventLog
+
+T = TypeVar("T")
+CHILDREN_TIMEOUT_S = 20.0  # shorter than a lease: the engine waits meanwhile
+STORED_TIMEOUT_S = 10.0
+
+
+class NodeState(msgspec.Struct):
+    """What a node keeps between boots, in `node.json`. `former` are sysids of earlier
+    boots whose jobs are not taken back yet."""
+
+    former: list[str] = []
+    stopped: bool = False
+
+    def save(self, path: Path) -> None:
+        new = path.with_suffix(".new")
+        new.write_bytes(msgspec.json.encode(self))
+        with new.open("rb") as file:
+            os.fsync(file.fileno())
+        new.replace(path)
+
+
+def run(config: Config, *, log: EventLog, ready: Callable[[str], None]) -> int:
+    """Run a node until it is told to quit; return the exit code. Raises StartError."""
+    return uvloop.run(Node(config, log).serve(ready))
+
+
+class Node:
+    """One node. Keeps `api.ports.NodePort`."""
+
+    def __init__(self, config: Config, log: EventLog) -> None:
+        self._config = config
+        self._log = log
+        self._clock = SystemClock()
+        self._chance = SystemChance()
+        self.sysid = make_sysid(self._chance.token(6))
+        disk = SystemDisk()
+        self._writer = JournalWriter(
+            config.journal_path, disk=disk, clock=self._clock, chance=self._chance
+        )
+        self._recovery = self._writer.open()
+        self._state_path = Path(config.data.path, "node.json")
+        self._state = self._read_state()
+        self._reader = JournalReader(self._writer)
+        self._commit = GroupCommit(self._writer, self._deliver, clock=self._clock)
+        self._budget = BodyBudget(
+            config.journal_path, disk=disk, body_max=config.accept.body_max
+        )
+        self._store = SqliteStore(config.store_path, clock=self._clock, durable=False)
+        self._api_store = SqliteStore(config.store_path, clock=self._clock, durable=True)
+        self._api_thread = ThreadPoolExecutor(1, "api-store")
+        self._watchers: dict[str, list[asyncio.Future[None]]] = {}
+        self._stored: list[tuple[Position, asyncio.Future[None]]] = []
+        self._accepted = 0
+        self._started_at = self._clock.wall_ms()
+        self._quit = asyncio.Event()
+
+    async def serve(self, ready: Callable[[str], None]) -> int:
+        self._loop = asyncio.get_running_loop()
+        self._build()
+        server = Server(make_app(self, self._acceptor), self._acceptor)
+        port = await server.start(self._config.server.host, self._config.server.port)
+        threads = [
+            threading.Thread(target=self._commit.run, name="commit"),
+            threading.Thread(target=self._engine.run, name="engine"),
+        ]
+        for thread in threads:
+            thread.start()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            self._loop.add_signal_handler(number, self.quit)
+        watch = asyncio.create_task(self._watch_leases())
+        self._log.info("node.started", sysid=self.sysid, port=port, cut=self._recovery.cut_bytes)
+        host = self._config.server.host
+        ready(f"http://{f'[{host}]' if ':' in host else host}:{port}")
+        await self._quit.wait()
+        await self._drain(server, threads)
+        watch.cancel()
+        self._log.info("node.ended", sysid=self.sysid)
+        return 0
+
+    # --- NodePort ----------------------------------------------------------
+
+    @property
+    def stopped(self) -> bool:
+        return self._state.stopped
+
+    @property
+    def quitting(self) -> bool:
+        return self._quit.is_set()
+
+    def start(self) -> None:
+        self._set_stopped(False)
+
+    def stop(self) -> None:
+        self._set_stopped(True)
+
+    def quit(self) -> None:
+        self._quit.set()
+
+    def wake(self) -> None:
+        self._engine.look_again = True
+        self._engine.wake()
+
+    def status(self) -> dict[str, Any]:
+        refusal = self._writer.refusal()
+        return {
+            "sysid": self.sysid,
+            "version": __version__,
+            "started_at": self._started_at,
+            "data": str(self._config.data.path),
+            "store": {"path": str(self._config.store_path), "error": self._engine.store_error},
+            "journal": {
+                "error": None if refusal is None else refusal.detail,
+                "pending_bytes": self._pending_bytes(),
+                "segments": len(self._writer.segments),
+            },
+            "engine": {
+                "state": "stopped" if self.stopped else "running",
+                "running_batches": len(self._dispatcher.flights),
+            },
+            "counters": {
+                "accepted": self._accepted,
+                "finished": {name: self._engine.outcomes[name] for name in _OUTCOMES},
+                **{name: self._engine.counters[name] for name in _COUNTERS},
+            },
+        }
+
+    def _pending_bytes(self) -> int:
+        """How much of the journal is not in the store yet."""
+        position, end = self._ingester.position, self._writer.end
+        if position.segment == end.segment:
+            return end.offset - position.offset
+        between = (s.end or 0 for s in self._writer.segments if s.number >= position.segment)
+        return sum(between) - position.offset + end.offset
+
+    def pending(self, id: str) -> Header | None:
+        return self._reader.find(id, self._ingester.position)
+
+    def check_handler(self, handler: Handler) -> None:
+        self._runners[handler.lang].check(handler)
+
+    async def ask(self, question: Callable[[ControlStore], T]) -> T:
+        return await self._loop.run_in_executor(self._api_thread, question, self._api_store)
+
+    async def stored(self, segment: int, offset: int) -> None:
+        future: asyncio.Future[None] = self._loop.create_future()
+        self._stored.append((Position(segment, offset), future))
+        self._engine.want_safe = True
+        self._engine.wake()
+        try:
+            await asyncio.wait_for(future, STORED_TIMEOUT_S)
+        except TimeoutError as error:
+            rule = "the store does not take the jobs now; they are in the journal and will run"
+            raise DurabilityUnmet(rule, headers={"Retry-After": "5"}) from error
+
+    def watch(self, id: str) -> asyncio.Future[None]:
+        future: asyncio.Future[None] = self._loop.create_future()
+        self._watchers.setdefault(id, []).append(future)
+        future.add_done_callback(lambda done: self._unwatch(id, done))
+        return future
+
+    # --- building ----------------------------------------------------------
+
+    def _build(self) -> None:
+        config = self._config
+        self._acceptor = Acceptor(
+            minter=Minter(self.sysid),
+            submit=self._commit.submit,
+            refusal=self._writer.refusal,
+            new_body=lambda: Body(self._budget),
+            body_max=config.accept.body_max,
+            clock=self._clock,
+            node=self,
+            keys=PendingKeys(),
+        )
+        self._ingester = Ingester(
+            self._writer,
+            self._reader,
+            self._store,
+            retain_ms=config.journal.retain_ms,
+            forget_keys=lambda headers: self._call(self._acceptor.ingested, headers),
+        )
+        self._restore_keys()
+        http = HttpRunner(
+            secrets=self._secrets(),
+            allow=config.http.allow,
+            clock=self._clock,
+            connections_per_host=config.run.connections_per_host,
+        )
+        self._runners: dict[str, Runner] = {"exec": CommandRunner(), "http": http}
+        slots = config.run.exec_slots or 2 * (os.cpu_count() or 1)
+        scheduler = Scheduler({"exec": slots, "http": config.run.http_slots})
+        self._flights = Flights(self._runners, self._clock, self._landed)
+        self._dispatcher = Dispatcher(
+            self._store,
+            scheduler,
+            self._clock,
+            self.sysid,
+            lambda flights: self._call(self._flights.start, flights),
+            lambda flights: self._call(self._flights.kill, flights),
+        )
+        self._engine = Engine(
+            store=self._store,
+            ingester=self._ingester,
+            scheduler=scheduler,
+            dispatcher=self._dispatcher,
+            finisher=Finisher(self._store, self.sysid, self._chance, self._add_children),
+            janitor=self._janitor(),
+            log=self._log,
+            former=list(self._state.former),
+            moved=lambda ids: self._call(self._moved, ids),
+            safe=lambda position: self._call(self._on_safe, position),
+            freed_former=lambda sysid: self._call(self._on_former_freed, sysid),
+        )
+        self._engine.stopped = self._state.stopped
+        self._state.former.append(self.sysid)
+        self._state.save(self._state_path)
+
+    def _janitor(self) -> Janitor:
+        config = self._config
+        return Janitor(
+            self._store,
+            self.sysid,
+            self._started_at,
+            lambda: {"version": __version__, "pid": os.getpid(), "data": str(config.data.path)},
+            ok_ms=config.purge.ok_ms,
+            failed_ms=config.purge.failed_ms,
+            bytes_max=config.store.bytes_max,
+        )
+
+    def _read_state(self) -> NodeState:
+        try:
+            return msgspec.json.decode(self._state_path.read_bytes(), type=NodeState)
+        except FileNotFoundError:
+            return NodeState()
+
+    def _restore_keys(self) -> None:
+        """Remember the keys of what the journal holds and the store may not know yet."""
+        with suppress(SlimqError):  # the store is down: all that is retained is looked at
+            cursor = self._store.cursor(self._writer.name)
+            self._ingester.position = Position(cursor.segment, cursor.offset)
+        decode = msgspec.json.Decoder(JobLine).decode
+        start = self._ingester.position
+        while True:
+            entries, following = self._reader.read(start, 1 << 20)
+            for entry in entries:
+                lines: list[JobLine] = []
+                if entry.header.kind == "jobs":
+                    body, _, _ = entry.body.lines(0, entry.header.count, 1 << 30)
+                    lines = [decode(line) for line in body]
+                if entry.header.key or lines:
+                    self._acceptor.restore(entry.header, lines)
+            if following == start:
+                return
+            start = following
+
+    def _secrets(self) -> list[str]:
+        if self._config.http.secrets:
+            return list(self._config.http.secrets)
+        path = self._config.secret_path
+        if not path.exists():
+            secret = "whsec_" + base64.b64encode(self._chance.token(32)).decode()
+            with open(path, "x", opener=lambda p, f: os.open(p, f, 0o600)) as file:  # noqa: PTH123
+                file.write(secret + "\n")
+        return [path.read_text().strip()]
+
+    # --- between the threads -----------------------------------------------
+
+    def _call(self, function: Callable[..., Any], *arguments: Any) -> None:
+        """Run something on the loop soon. At the very end the loop may be gone."""
+        with suppress(RuntimeError):
+            self._loop.call_soon_threadsafe(function, *arguments)
+
+    def _deliver(self, group: list[Append]) -> None:
+        self._call(self._acknowledge, group)
+        self._engine.wake()
+
+    def _acknowledge(self, group: list[Append]) -> None:
+        count = 0
+        for append in group:
+            if append.error is None:
+                count += append.header.count
+            if append.done is not None:
+                append.done(append)
+        self._accepted += count
+        if count:
+            self._log.info("jobs.accepted", requests=len(group), count=count)
+
+    def _add_children(self, lines: list[JobLine]) -> None:
+        """Journal the children of a run; called on the engine's thread."""
+        written = threading.Event()
+        body = Body.of(b"\n".join(map(msgspec.json.encode, lines)) + b"\n")
+        header = Header(lines[0].id, len(lines), self._clock.wall_ms(), kind="jobs")
+        append = Append(header, body, done=lambda _: written.set())
+        self._commit.submit(append)
+        if not written.wait(CHILDREN_TIMEOUT_S):
+            raise JournalFailed("the journal did not take the children in time")
+        if append.error is not None:
+            raise append.error
+
+    def _landed(self, flight: Flight) -> None:
+        self._engine.landed(flight)
+
+    def _moved(self, ids: list[str]) -> None:
+        if self._watchers:
+            for id_ in ids:
+                for future in self._watchers.get(id_, [])[:]:
+                    if not future.done():
+                        future.set_result(None)
+
+    def _unwatch(self, id_: str, future: asyncio.Future[None]) -> None:
+        futures = self._watchers.get(id_, [])
+        if future in futures:
+            futures.remove(future)
+        if not futures:
+            self._watchers.pop(id_, None)
+
+    def _on_safe(self, position: Position) -> None:
+        waiting, self._stored = self._stored, []
+        for wanted, future in waiting:
+            if future.done():
+                continue
+            if wanted <= position:
+                future.set_result(None)
+            else:
+                self._stored.append((wanted, future))
+                self._engine.want_safe = True
+                self._engine.wake()
+
+    def _on_former_freed(self, sysid: str) -> None:
+        if sysid in self._state.former:
+            self._state.former.remove(sysid)
+            self._state.save(self._state_path)
+
+    def _set_stopped(self, stopped: bool) -> None:
+        self._state.stopped = self._engine.stopped = stopped
+        self._state.save(self._state_path)
+        self._log.info("engine.stopped" if stopped else "engine.started")
+        self._engine.wake()
+
+    async def _watch_leases(self) -> None:
+        while True:
+            await asyncio.sleep(WATCH_S)
+            self._flights.watch()
+
+    # --- the end -----------------------------------------------------------
+
+    async def _drain(self, server: Server, threads: list[threading.Thread]) -> None:
+        """Start nothing new; let what runs end; give back what does not; close in order."""
+        grace = self._config.server.drain_ms / 1000
+        self._engine.draining = True
+        self._engine.wake()
+        with suppress(TimeoutError):
+            await asyncio.wait_for(self._flights.idle(), grace)
+        self._flights.kill_all()
+        await self._flights.idle()
+        await server.stop(max(1.0, grace / 5))
+        self._engine.end()
+        await self._loop.run_in_executor(None, threads[1].join)
+        self._commit.close()
+        await self._loop.run_in_executor(None, threads[0].join)
+        for runner in self._runners.values():
+            await runner.close()
+        with suppress(SlimqError):  # the store is down: others see it go by its lease
+            self._store.leave(self.sysid)
+            self._state.former.remove(self.sysid)
+            self._state.save(self._state_path)
+        self._api_thread.shutdown()
+        self._store.close()
+        self._api_store.close()
+        self._writer.close()
+
+
+_OUTCOMES = ("ok", "failed", "error", "retry")
+_COUNTERS = ("ingested", "purged", "freed", "leases_lost", "stale_completions")
+
+
+def replay(config: Config, since_segment: int) -> None:
+    """Set a stopped node's ingest back to a segment: what the journal still holds from
+    there on is read again at the next start. Jobs that are in the store are passed over.
+
+    Raises FolderHeld while the node runs, and StoreUnavailable.
+    """
+    clock = SystemClock()
+    writer = JournalWriter(
+        config.journal_path, disk=SystemDisk(), clock=clock, chance=SystemChance()
+    )
+    writer.open()
+    store = SqliteStore(config.store_path, clock=clock, durable=True)
+    try:
+        store.ingest(writer.name, store.cursor(writer.name), Cursor(since_segment), [])
+    finally:
+        store.close()
+        writer.close()

@@ -1,0 +1,190 @@
+"""A real node as a process: lines go in by HTTP, a real command and a real URL get them."""
+
+from __future__ import annotations
+
+import http.server
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from standardwebhooks.webhooks import Webhook
+
+
+class Node:
+    """A node of its own folder, started by the command `slimq serve`."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.start()
+
+    def start(self) -> None:
+        environment = os.environ | {
+            "SLIMQ_DATA__PATH": str(self.folder / "data"),
+            "SLIMQ_SERVER__PORT": "0",
+            "SLIMQ_HTTP__ALLOW": "127.0.0.0/8",
+        }
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "slimq", "serve"],
+            cwd=self.folder,
+            env=environment,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        assert self.process.stderr is not None
+        for line in self.process.stderr:
+            event = json.loads(line)
+            if event["event"] == "node.started":
+                self.url = f"http://127.0.0.1:{event['port']}"
+                break
+        self._rest = threading.Thread(target=self.process.stderr.read)
+        self._rest.start()
+
+    def call(self, method: str, path: str, body: bytes | None = None) -> Any:
+        request = urllib.request.Request(self.url + path, body, method=method)
+        with urllib.request.urlopen(request, timeout=40) as answer:
+            return json.load(answer)
+
+    def put(self, jobtype: str, **handler: Any) -> None:
+        self.call("PUT", f"/handlers/{jobtype}", json.dumps(handler).encode())
+
+    def add(self, jobtype: str, lines: list[bytes]) -> list[str]:
+        body = b"".join(line + b"\n" for line in lines)
+        ids = self.call("POST", f"/add?jobtype={jobtype}&ids=all", body)["ids"]
+        assert isinstance(ids, list)
+        return ids
+
+    def done(self, id_: str) -> Any:
+        job = self.call("GET", f"/jobs/{id_}?wait=30")
+        assert job["state"] == "done", job
+        return job
+
+    def kill(self) -> None:
+        self.process.send_signal(signal.SIGKILL)
+        self._end()
+
+    def quit(self) -> int:
+        self.process.send_signal(signal.SIGTERM)
+        return self._end()
+
+    def _end(self) -> int:
+        code = self.process.wait(30)
+        self._rest.join(30)
+        assert self.process.stderr is not None
+        self.process.stderr.close()
+        return code
+
+
+@pytest.fixture
+def node(tmp_path: Path) -> Iterator[Node]:
+    node = Node(tmp_path)
+    yield node
+    if node.process.poll() is None:
+        node.kill()
+
+
+def test_every_line_is_run_by_the_command_and_the_node_ends_with_0(node: Node) -> None:
+    node.put("echo", lang="exec", body=["sed", "s/^/200 /"])
+    lines = [b"line %d" % number for number in range(1000)]
+    ids = node.add("echo", lines)
+    for index in (0, 500, 999):
+        job = node.done(ids[index])
+        assert (job["status"], job["result"]) == (200, lines[index].decode())
+    counts = node.call("GET", "/types/echo?client=main")
+    assert (counts["ok"], counts["waiting"], counts["running"]) == (1000, 0, 0)
+    assert node.quit() == 0
+
+
+def test_what_was_acknowledged_before_a_kill_runs_after_the_restart(node: Node) -> None:
+    ids = node.add("later", [b"a", b"b", b"c"])
+    node.kill()
+    node.start()
+    node.put("later", lang="exec", body=["sed", "s/^/200 /"])
+    assert [node.done(id_)["result"] for id_ in ids] == ["a", "b", "c"]
+
+
+def test_jobs_that_ran_when_the_node_was_killed_run_again_at_once(node: Node) -> None:
+    marker = node.folder / "marker"
+    script = f"if [ -e {marker} ]; then sed 's/^/200 /'; else touch {marker}; sleep 60; fi"
+    node.put("hang", lang="exec", body=["sh", "-c", script])
+    (id_,) = node.add("hang", [b"x"])
+    watch = threading.Event()
+    while not marker.exists():
+        watch.wait(0.01)
+    node.kill()
+    node.start()
+    job = node.done(id_)
+    assert (job["status"], job["attempt"], job["crashes"]) == (200, 2, 1)
+
+
+def test_accepting_goes_on_while_the_engine_is_stopped(node: Node) -> None:
+    node.put("echo", lang="exec", body=["sed", "s/^/200 /"])
+    node.call("POST", "/stop")
+    (id_,) = node.add("echo", [b"x"])
+    assert node.call("GET", f"/jobs/{id_}")["state"] in ("accepted", "ready")
+    node.call("POST", "/start")
+    assert node.done(id_)["result"] == "x"
+
+
+def test_children_printed_by_a_job_run_too(node: Node) -> None:
+    script = "while read -r line; do echo \"#J: child|$line\"; echo 200; done"
+    node.put("parent", lang="exec", body=["sh", "-c", script])
+    node.put("child", lang="exec", body=["sed", "s/^/200 child of /"])
+    (id_,) = node.add("parent", [b"x"])
+    node.done(id_)
+    (child,) = node.call("GET", "/jobs?jobtype=child")["jobs"]
+    assert node.done(child["id"])["result"] == "child of x"
+
+
+def test_a_poison_job_takes_none_of_its_batch_with_it(node: Node) -> None:
+    script = 'while read -r line; do [ "$line" = poison ] && kill -9 $$; echo "200 $line"; done'
+    backoff = {"min": "1ms", "max": "1ms"}
+    node.put("mixed", lang="exec", body=["sh", "-c", script], options={"backoff": backoff})
+    ids = node.add("mixed", [b"a", b"b", b"poison", b"c"])
+    jobs = [node.done(id_) for id_ in ids]
+    assert [job["status"] for job in jobs] == [200, 200, 520, 200]
+    assert [job["failures"] for job in jobs] == [0, 0, 0, 0]
+    assert jobs[2]["crashes"] == 3
+
+
+def test_a_url_gets_jobs_one_by_one_with_a_signature_that_others_verify(node: Node) -> None:
+    secret = (node.folder / "data" / "webhook.secret").read_text().strip()
+    got: list[bytes] = []
+    verified: list[Any] = []
+
+    class Receiver(http.server.BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def do_POST(self) -> None:
+            body = self.rfile.read(int(self.headers["Content-Length"]))
+            verified.append(Webhook(secret).verify(body, {k.lower(): v for k, v in self.headers.items()}))
+            got.append(body)
+            self.send_response(200)
+            self.send_header("Content-Length", "2")
+            self.end_headers()
+            self.wfile.write(b"ok")
+
+        def log_message(self, *args: object) -> None:
+            """Say nothing."""
+
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Receiver)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    try:
+        node.put("hook", lang="http", body=f"http://127.0.0.1:{server.server_port}/")
+        ids = node.add("hook", [b'{"n":1}', b'{"n":2}'])
+        assert [node.done(id_)["result"] for id_ in ids] == ["ok", "ok"]
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
+    assert len(verified) == 2
+    assert sorted(got) == [b'{"n":1}', b'{"n":2}']

@@ -1,0 +1,231 @@
+"""The writer: the order of its calls, its folder, its segments."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from journal_kit import Bench
+
+from slimq.errors import FolderHeld, FolderUnusable
+from slimq.journal.body import Body
+from slimq.journal.record import Position
+
+
+def test_a_new_segment_and_its_folder_are_synced_before_the_acknowledgement(bench: Bench) -> None:
+    bench.disk.calls.clear()
+    bench.commit(b"one\n")
+    assert bench.disk.calls == ["create", "pwritev", "fsync", "fsync_folder"]
+    bench.disk.calls.clear()
+    bench.commit(b"two\n", b"three\n")
+    assert bench.disk.calls == ["pwritev", "fdatasync"]
+
+
+def test_records_of_a_group_stand_in_the_order_of_the_group(bench: Bench) -> None:
+    bodies = [b"%d\n" % n for n in range(50)]
+    appends = bench.commit(*bodies)
+    assert [a.start for a in appends[1:]] == [a.end for a in appends[:-1]]
+    assert bench.writer.end == appends[-1].end
+    assert bench.read() == bodies
+
+
+def test_buffered_records_are_not_read_before_they_are_durable(bench: Bench) -> None:
+    bench.disk.calls.clear()
+    (append,) = bench.commit(b"soon\n", durability="buffered")
+    assert append.error is None
+    assert not any("sync" in call for call in bench.disk.calls)
+    assert bench.read() == []
+    assert [header.id for header in bench.writer.unsynced] == [append.header.id]
+    bench.writer.sync()
+    assert bench.disk.calls[-2:] == ["fsync", "fsync_folder"]
+    assert bench.writer.unsynced == []
+    assert bench.read() == [b"soon\n"]
+
+
+def test_a_kill_does_not_lose_what_was_buffered(bench: Bench) -> None:
+    bench.commit(b"one\n", durability="buffered")
+    bench.crash()
+    bench.writer.open()
+    assert bench.read() == [b"one\n"]
+
+
+def test_close_makes_buffered_records_durable(bench: Bench) -> None:
+    bench.commit(b"one\n", durability="buffered")
+    bench.disk.calls.clear()
+    bench.writer.close()
+    assert bench.disk.calls == ["fsync", "fsync_folder"]
+
+
+def test_a_second_opener_is_refused_and_told_the_process(bench: Bench) -> None:
+    with pytest.raises(FolderHeld, match=f"process {os.getpid()}$"):
+        bench.new_writer().open()
+
+
+def test_a_second_process_is_refused(bench: Bench) -> None:
+    program = (
+        "import sys\nfrom pathlib import Path\n"
+        "from slimq.journal.writer import JournalWriter\n"
+        "from slimq.system.disk import SystemDisk\n"
+        "from slimq.system.clock import SystemClock\n"
+        "from slimq.system.chance import SystemChance\n"
+        "JournalWriter(Path(sys.argv[1]), disk=SystemDisk(), clock=SystemClock(),"
+        " chance=SystemChance()).open()\n"
+    )
+    source = str(Path(__file__).parents[3] / "src")
+    done = subprocess.run(
+        [sys.executable, "-c", program, str(bench.path)],
+        env={"PYTHONPATH": source, "PATH": os.environ["PATH"]},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 1
+    assert f"FolderHeld: {bench.path} is held by another slimq, process {os.getpid()}" in (
+        done.stderr
+    )
+
+
+def test_only_the_owner_can_use_the_files(bench: Bench) -> None:
+    bench.commit(b"secret\n")
+    assert bench.path.stat().st_mode & 0o777 == 0o700
+    assert {p.stat().st_mode & 0o777 for p in bench.path.iterdir() if p.is_file()} == {0o600}
+
+
+@pytest.mark.parametrize("mode", [0o720, 0o702, 0o777])
+def test_a_folder_that_others_can_write_is_refused(tmp_path: Path, mode: int) -> None:
+    bench = Bench(tmp_path / "journal")
+    bench.path.mkdir()
+    bench.path.chmod(mode)
+    with pytest.raises(FolderUnusable, match="chmod go-w"):
+        bench.writer.open()
+
+
+def test_a_file_in_the_place_of_the_folder_is_unusable(tmp_path: Path) -> None:
+    (tmp_path / "journal").write_bytes(b"")
+    with pytest.raises(FolderUnusable):
+        Bench(tmp_path / "journal").writer.open()
+
+
+def test_a_segment_that_is_a_link_is_not_followed(bench: Bench, tmp_path: Path) -> None:
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.write_bytes(b"x")
+    bench.writer.close()
+    (bench.path / "00000009.00000000000000aa.journal").symlink_to(elsewhere)
+    bench.writer = bench.new_writer()
+    with pytest.raises(FolderUnusable):
+        bench.writer.open()
+
+
+def test_the_name_of_a_journal_stays_also_when_its_file_is_lost(bench: Bench) -> None:
+    name = bench.writer.name
+    assert re.fullmatch("[0-9a-f]{16}", name)
+    bench.reopen()
+    assert bench.writer.name == name
+    bench.commit(b"one\n")
+    (bench.path / "name").write_bytes(b"")
+    bench.reopen()
+    assert bench.writer.name == name
+    assert (bench.path / "name").read_text() == f"{name}\n"
+
+
+def test_left_over_spool_files_are_removed_at_start(bench: Bench) -> None:
+    (bench.path / "0011.spool").write_bytes(b"half a request")
+    bench.reopen()
+    assert not (bench.path / "0011.spool").exists()
+
+
+def test_a_restart_starts_a_new_segment_and_only_when_something_comes(bench: Bench) -> None:
+    bench.commit(b"one\n")
+    bench.reopen()
+    assert len(bench.segment_files()) == 1
+    bench.commit(b"two\n")
+    assert len(bench.segment_files()) == 2
+    assert bench.read() == [b"one\n", b"two\n"]
+
+
+def test_a_full_segment_is_followed_by_the_next(tmp_path: Path) -> None:
+    bench = Bench(tmp_path / "journal", segment_bytes=500)
+    bench.writer.open()
+    bodies = [b"%03d\n" % n * 10 for n in range(30)]
+    for body in bodies:
+        bench.commit(body)
+    assert len(bench.segment_files()) > 5
+    assert bench.read() == bodies
+    bench.reopen()
+    assert bench.read() == bodies
+    bench.writer.close()
+
+
+def _three_segments(bench: Bench) -> list[Position]:
+    ends = []
+    for n in range(3):
+        ends.append(bench.commit(b"%d\n" % n)[0].end)
+        bench.reopen()
+    return ends
+
+
+def test_segments_are_swept_when_they_are_behind_and_old_enough(bench: Bench) -> None:
+    ends = _three_segments(bench)
+    now = max(segment.written_at for segment in bench.writer.segments) + 1000
+    assert bench.writer.sweep(Position(0, 0), now, 0) == 0
+    assert bench.writer.sweep(Position(1, ends[0].offset - 1), now, 0) == 0
+    assert bench.writer.sweep(ends[0], now, 3_600_000) == 0
+    assert bench.writer.sweep(ends[0], now, 1000) == 1
+    assert [p.name[:8] for p in bench.segment_files()] == ["00000002", "00000003"]
+    assert bench.read() == [b"1\n", b"2\n"]
+
+
+def test_the_newest_segment_is_never_swept_so_that_numbers_go_on(bench: Bench) -> None:
+    ends = _three_segments(bench)
+    now = bench.writer.segments[-1].written_at + 1000
+    assert bench.writer.sweep(Position(99, 0), now, 0) == 2
+    assert len(bench.segment_files()) == 1
+    bench.reopen()
+    (append,) = bench.commit(b"new\n")
+    assert append.start > ends[-1]
+    assert append.start.segment == 4
+
+
+def test_a_segment_that_cannot_be_deleted_is_deleted_later(bench: Bench) -> None:
+    ends = _three_segments(bench)
+    now = bench.writer.segments[-1].written_at + 1000
+    bench.disk.fail(1, times=1)
+    assert bench.writer.sweep(ends[-1], now, 0) == 0
+    assert bench.writer.sweep(ends[-1], now, 0) == 2
+
+
+def test_a_commit_gives_the_memory_of_its_bodies_back(bench: Bench) -> None:
+    body = Body(bench.budget)
+    body.feed(b"line\n")
+    body.finish()
+    append = bench.append(b"")
+    append.body = body
+    append.durability = "buffered"
+    bench.writer.commit([append])
+    assert bench.budget.in_memory == 5  # may have to be written again
+    bench.writer.sync()
+    assert bench.budget.in_memory == 0
+
+
+def test_a_refused_commit_gives_the_memory_back_too(bench: Bench) -> None:
+    body = Body(bench.budget)
+    body.feed(b"line\n")
+    body.finish()
+    append = bench.append(b"")
+    append.body = body
+    bench.disk.fail(1)
+    bench.writer.commit([append])
+    assert append.error is not None
+    assert bench.budget.in_memory == 0
+
+
+def test_a_segment_can_be_read_with_a_pager(bench: Bench) -> None:
+    bench.commit(b"first\nsecond\n")
+    text = bench.segment_files()[0].read_text("ascii").split("\n")
+    assert text[0].startswith("slimq1-segment 00")
+    assert '"type":"main/mail"' in text[1]
+    assert text[2:] == ["first", "second", "", ""]
