@@ -28,7 +28,6 @@ from slimq.api.server import Server
 from slimq.config import Config
 from slimq.core.handler import Handler
 from slimq.core.jobid import Minter, make_sysid
-from slimq.core.lines import split_lines
 from slimq.dispatch import Dispatcher
 from slimq.engine import Engine
 from slimq.errors import DurabilityUnmet, JournalFailed, SlimqError

@@ -156,10 +156,10 @@ class FailingDisk(SystemDisk):
         super().__init__()
         self.broken = False
 
-    def writev(self, file: int, parts: Any) -> int:
+    def pwritev(self, file: int, buffers: Any, offset: int) -> int:
         if self.broken:
             raise OSError(errno.EIO, os.strerror(errno.EIO))
-        return super().writev(file, parts)
+        return super().pwritev(file, buffers, offset)
 
 
 class JournalBench:
