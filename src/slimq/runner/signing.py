@@ -1,22 +1,55 @@
-"""Standard Webhooks 1.0 signatures: https://www.standardwebhooks.com"""
+"""Signs requests by Standard Webhooks 1.0, so that a target knows who calls.
+
+``webhook-signature: v1,<base64 HMAC-SHA256 of "<id>.<timestamp>.<body>">``, one for each
+secret, separated by spaces: during a rotation both the old and the new secret sign.
+"""
 
 from __future__ import annotations
 
-import base64
 import hashlib
 import hmac
+from base64 import b64decode, b64encode
+from binascii import Error as Base64Error
 from collections.abc import Sequence
 
-SECRET_PREFIX = "whsec_"  # noqa: S105 the standard names it
+from slimq.core.limits import SECRET_MAX, SECRET_MIN
+
+PREFIX = "whsec_"
 
 
-def secret_key(secret: str) -> bytes:
-    """Return the key that a ``whsec_`` secret holds; raise ValueError."""
-    return base64.b64decode(secret.removeprefix(SECRET_PREFIX), validate=True)
+def read_secret(text: str) -> bytes:
+    """Return the key that ``whsec_<base64>`` means; raise ValueError naming the rule.
+    The error does not show the secret."""
+    rule = f"a webhook secret is {PREFIX} and the base64 of {SECRET_MIN} to {SECRET_MAX} bytes"
+    try:
+        key = b64decode(text.removeprefix(PREFIX), validate=True)
+    except (Base64Error, ValueError):
+        raise ValueError(rule) from None
+    if not text.startswith(PREFIX) or not SECRET_MIN <= len(key) <= SECRET_MAX:
+        raise ValueError(rule)
+    return key
 
 
-def signature(keys: Sequence[bytes], id_: str, timestamp: int, body: bytes) -> str:
-    """Return the `webhook-signature` header: one signature for each key, for rotation."""
-    content = f"{id_}.{timestamp}.".encode() + body
-    digests = (hmac.digest(key, content, hashlib.sha256) for key in keys)
-    return " ".join(f"v1,{base64.b64encode(digest).decode()}" for digest in digests)
+class Signer:
+    """Signs with every secret of `secrets` (text, see `read_secret`), in that order."""
+
+    def __init__(self, secrets: Sequence[str]) -> None:
+        self._keys = [read_secret(secret) for secret in secrets]
+
+    def headers(self, message: str, timestamp: int, body: bytes) -> list[str]:
+        """Return the header lines of the request with the id `message` at `timestamp`
+        (seconds since the epoch). Without a secret there is no signature."""
+        lines = [f"webhook-id: {message}", f"webhook-timestamp: {timestamp}"]
+        if self._keys:
+            signed = b"%s.%d.%s" % (message.encode(), timestamp, body)
+            lines.append("webhook-signature: " + " ".join(_sign(key, signed) for key in self._keys))
+        return lines
+
+
+def _sign(key: bytes, signed: bytes) -> str:
+    return "v1," + b64encode(hmac.digest(key, signed, hashlib.sha256)).decode()
+
+
+def batch_id(ids: Sequence[str]) -> str:
+    """Return the id of a batch: the same jobs in the same order have the same one."""
+    return "batch_" + hashlib.sha256(",".join(ids).encode()).hexdigest()[:32]

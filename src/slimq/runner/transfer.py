@@ -1,0 +1,178 @@
+"""One libcurl handle: sends a request, keeps a bounded answer. Used again and again.
+
+What is off: redirects, proxies (also those of the environment), .netrc, cookies, content
+decoding (no decompression bombs), HTTP/0.9, signals, every protocol but http and https.
+What is on: TLS 1.2 or later with verification, TCP keep-alive, and the judgement of
+every address in the moment a socket is made for it.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import socket
+from typing import NamedTuple
+
+import pycurl
+
+from slimq.core.limits import CONNECT_TIMEOUT_MS
+from slimq.runner.address import AddressPolicy
+
+_ABORT = 0  # a callback that takes fewer bytes than it got: libcurl ends the transfer
+_WANTED = {b"slimq-status", b"retry-after"}
+
+# libcurl reads "HTTP/1.1 2000" as 200.
+_STATUS_LINE = re.compile(rb"HTTP/1\.[01] [1-9]\d\d[ \r\n]")
+
+_FIXED: dict[int, int | str] = {
+    pycurl.POST: 1,
+    pycurl.NOSIGNAL: 1,
+    pycurl.PROTOCOLS: pycurl.PROTO_HTTP | pycurl.PROTO_HTTPS,
+    pycurl.REDIR_PROTOCOLS: 0,
+    pycurl.FOLLOWLOCATION: 0,
+    pycurl.PROXY: "",
+    pycurl.NOPROXY: "*",
+    pycurl.NETRC: pycurl.NETRC_IGNORED,
+    pycurl.HTTP_CONTENT_DECODING: 0,
+    pycurl.HTTP_VERSION: pycurl.CURL_HTTP_VERSION_1_1,
+    pycurl.SSL_VERIFYPEER: 1,
+    pycurl.SSL_VERIFYHOST: 2,
+    pycurl.SSLVERSION: pycurl.SSLVERSION_TLSv1_2,
+    pycurl.CONNECTTIMEOUT_MS: CONNECT_TIMEOUT_MS,
+    pycurl.TCP_KEEPALIVE: 1,
+}
+
+
+class Request(NamedTuple):
+    """A POST of `body` to `url` with `headers` (whole lines); `answer_max` bounds the
+    bytes of the answer's body, `timeout_ms` all from connect to its last byte."""
+
+    url: str
+    headers: list[str]
+    body: bytes
+    timeout_ms: int
+    answer_max: int
+
+
+class Response(NamedTuple):
+    """An answer, or, with `code` 0, the `error` there was instead. `slimq_status` and
+    `retry_after` are the values of those headers (all of them, comma-joined)."""
+
+    code: int
+    body: bytes = b""
+    slimq_status: str | None = None
+    retry_after: str | None = None
+    error: str = ""
+    timed_out: bool = False
+
+
+class Transfer:
+    """Belongs to one request at a time: `prepare`, perform `curl`, `response`."""
+
+    def __init__(self, policy: AddressPolicy, agent: str, ca_file: str | None) -> None:
+        self._policy = policy
+        self._body = bytearray()
+        self._headers: dict[bytes, bytes] = {}
+        self._answer_max = 0
+        self._trouble = ""
+        self._refused = ""
+        self._opened: socket.socket | None = None
+        self.curl = pycurl.Curl()
+        for option, value in _FIXED.items():
+            self.curl.setopt(option, value)
+        self.curl.setopt(pycurl.USERAGENT, agent)
+        if ca_file is not None:
+            self.curl.setopt(pycurl.CAINFO, ca_file)
+        self.curl.setopt(pycurl.WRITEFUNCTION, self._take_body)
+        self.curl.setopt(pycurl.HEADERFUNCTION, self._take_header)
+        self.curl.setopt(pycurl.OPENSOCKETFUNCTION, self._open_socket)
+        self.curl.setopt(pycurl.SOCKOPTFUNCTION, self._adopt_socket)
+
+    def prepare(self, request: Request) -> None:
+        """Set up `request`. Raises pycurl.error for an impossible one."""
+        self._body = bytearray()
+        self._headers.clear()
+        self._answer_max = request.answer_max
+        self._trouble = ""
+        self._refused = ""
+        self.curl.setopt(pycurl.URL, request.url.encode("utf-8", "replace"))
+        self.curl.setopt(pycurl.HTTPHEADER, request.headers)
+        self.curl.setopt(pycurl.POSTFIELDS, request.body)
+        self.curl.setopt(pycurl.TIMEOUT_MS, request.timeout_ms)
+
+    def response(self) -> Response:
+        """Return the answer of a transfer that was complete."""
+        return Response(
+            self.curl.getinfo(pycurl.RESPONSE_CODE),
+            bytes(self._body),
+            self._header(b"slimq-status"),
+            self._header(b"retry-after"),
+        )
+
+    def failure(self, error: pycurl.error) -> Response:
+        """Return what to say of a transfer that ended with `error`."""
+        code, message = error.args
+        if self._trouble:
+            return Response(0, error=self._trouble)
+        if self._refused:
+            return Response(
+                0,
+                error=f"address refused: {self._refused} is not public, nor in setting http.allow",
+            )
+        return Response(0, error=message, timed_out=code == pycurl.E_OPERATION_TIMEDOUT)
+
+    def forget(self) -> None:
+        """Let go of the bodies while nothing is sent."""
+        self.curl.setopt(pycurl.POSTFIELDS, b"")
+        self._body = bytearray()
+
+    def close(self) -> None:
+        self.curl.close()
+
+    def _header(self, name: bytes) -> str | None:
+        value = self._headers.get(name)
+        return None if value is None else value.decode("latin-1")
+
+    def _take_body(self, chunk: bytes) -> int:
+        if len(self._body) + len(chunk) > self._answer_max:
+            self._trouble = f"the answer is over {self._answer_max} bytes"
+            return _ABORT
+        self._body += chunk
+        return len(chunk)
+
+    def _take_header(self, line: bytes) -> int:
+        name, colon, value = line.partition(b":")
+        if not colon:
+            return self._take_status_line(line)
+        name = name.lower()
+        if name in _WANTED:
+            before = self._headers.get(name)
+            value = value.strip()
+            self._headers[name] = value if before is None else before + b", " + value
+        return len(line)
+
+    def _take_status_line(self, line: bytes) -> int:
+        if line.startswith(b"HTTP/"):
+            self._headers.clear()  # those so far belonged to an interim answer
+            if not _STATUS_LINE.match(line):
+                self._trouble = "malformed status line"
+                return _ABORT
+        return len(line)
+
+    def _open_socket(self, _purpose: int, address: pycurl.CurlSockAddr) -> socket.socket | int:
+        host = address.addr[0] if address.family in (socket.AF_INET, socket.AF_INET6) else ""
+        if not self._policy.permits(host):
+            self._refused = host
+            return int(pycurl.SOCKET_BAD)
+        self._refused = ""
+        self._opened = socket.socket(address.family, address.socktype, address.protocol)
+        return self._opened
+
+    def _adopt_socket(self, descriptor: int, _purpose: int) -> int:
+        """pycurl gave libcurl a duplicate of the socket that was opened, and one that
+        commands would inherit."""
+        os.set_inheritable(descriptor, False)
+        if self._opened is not None:
+            self._opened.close()
+            self._opened = None
+        return int(pycurl.SOCKOPT_OK)

@@ -1,0 +1,52 @@
+"""Every test starts and ends with the same open descriptors and without a child."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import uvloop
+from runner_bench import HTTP_BEHAVIOURS, ExecBench, HttpBench, Target
+
+
+def descriptors() -> set[str]:
+    found = set()
+    for link in Path("/proc/self/fd").iterdir():
+        try:
+            found.add(f"{link.name} {link.readlink()}")
+        except FileNotFoundError:  # the descriptor of the listing itself
+            continue
+    return found
+
+
+def children() -> list[str]:
+    return Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _first_loop() -> None:
+    """The first loop of a process opens a pipe for signals, and keeps it."""
+    uvloop.run(asyncio.sleep(0))
+
+
+@pytest.fixture(autouse=True)
+def _nothing_is_left() -> Iterator[None]:
+    before = descriptors()
+    yield
+    assert descriptors() - before == set()
+    assert children() == []
+
+
+@pytest.fixture(params=[ExecBench, HttpBench], ids=["exec", "http"])
+def bench(request: pytest.FixtureRequest) -> Iterator[ExecBench | HttpBench]:
+    with request.param().open() as opened:
+        yield opened
+
+
+@pytest.fixture
+def target() -> Iterator[Target]:
+    with Target(dict(HTTP_BEHAVIOURS)).serving() as serving:
+        yield serving

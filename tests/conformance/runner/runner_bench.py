@@ -1,0 +1,286 @@
+"""Real handlers for the runners: a command in a process, and an HTTP target in threads."""
+
+from __future__ import annotations
+
+import hashlib
+import socket
+import sys
+import threading
+from collections.abc import Callable, Coroutine, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from ipaddress import ip_network
+from pathlib import Path
+from typing import Any
+
+import uvloop
+
+from slimq.core.handler import Handler, parse_options
+from slimq.core.job import Batch, Job, Ran
+from slimq.runner.base import Runner
+from slimq.runner.command import CommandRunner
+from slimq.runner.http import HttpRunner
+from slimq.system.clock import SystemClock
+
+COMMAND = Path(__file__).with_name("command_behaviours.py")
+LOOPBACK = [ip_network("127.0.0.0/8")]
+SECRET = "whsec_" + "A" * 32
+
+
+def id_of(index: int) -> str:
+    return f"0abcdef-nodenode-{index:04}"
+
+
+def batch_of(lang: str, body: str | list[str], datas: list[bytes], **written: Any) -> Batch:
+    handler = Handler(
+        client="*",
+        jobtype="mail",
+        version=1,
+        lang=lang,
+        body=body,
+        options=parse_options(lang, written),
+        written=written,
+    )
+    jobs = [
+        Job(id_of(index), index + 1, failures=0, crashes=0, due_at=0, data=data)
+        for index, data in enumerate(datas)
+    ]
+    return Batch("acme/mail", handler, jobs)
+
+
+def python(source: str, *arguments: str) -> list[str]:
+    """Return a command that runs `source` in a bare interpreter."""
+    return [sys.executable, "-I", "-S", "-c", source, *arguments]
+
+
+def on_loop(work: Callable[[], Coroutine[Any, Any, Any]]) -> Any:
+    return uvloop.run(work())
+
+
+def run_once(runner: Runner, batch: Batch) -> Ran:
+    """Run a batch on a loop of its own, and close the runner."""
+
+    async def once() -> Ran:
+        try:
+            return await runner.run(batch)
+        finally:
+            await runner.close()
+
+    ran: Ran = on_loop(once)
+    return ran
+
+
+def http_runner(**changes: Any) -> HttpRunner:
+    settings: dict[str, Any] = {"clock": SystemClock(), "secrets": [SECRET], "allow": LOOPBACK}
+    return HttpRunner(**(settings | changes))
+
+
+@dataclass
+class Seen:
+    """A request as it arrived."""
+
+    target: str
+    headers: list[tuple[str, str]]
+    body: bytes
+    connection: int
+
+    def all(self, name: str) -> list[str]:
+        return [value for key, value in self.headers if key == name]
+
+    def one(self, name: str) -> str:
+        (value,) = self.all(name)
+        return value
+
+
+Behaviour = Callable[[socket.socket, Seen], bytes | None]
+
+
+@dataclass
+class Target:
+    """An HTTP server that does what the path says. A behaviour returns the bytes of its
+    answer, or None to close the connection."""
+
+    behaviours: dict[str, Behaviour]
+    seen: list[Seen] = field(default_factory=list)
+    connections: int = 0
+    received: int = 0
+    closed: threading.Semaphore = field(default_factory=lambda: threading.Semaphore(0))
+    arrived: threading.Semaphore = field(default_factory=lambda: threading.Semaphore(0))
+    port: int = 0
+
+    def url(self, path: str) -> str:
+        return f"http://127.0.0.1:{self.port}/{path}"
+
+    @contextmanager
+    def serving(
+        self, wrap: Callable[[socket.socket], socket.socket] | None = None
+    ) -> Iterator[Target]:
+        with socket.create_server(("127.0.0.1", 0)) as listener:
+            self.port = listener.getsockname()[1]
+            open_now: list[socket.socket] = []
+            thread = threading.Thread(target=self._accept, args=(listener, open_now, wrap))
+            thread.start()
+            try:
+                yield self
+            finally:
+                listener.shutdown(socket.SHUT_RDWR)
+                for connection in open_now:
+                    with suppress(OSError):
+                        connection.shutdown(socket.SHUT_RDWR)
+                thread.join()
+
+    def _accept(
+        self,
+        listener: socket.socket,
+        open_now: list[socket.socket],
+        wrap: Callable[[socket.socket], socket.socket] | None,
+    ) -> None:
+        threads: list[threading.Thread] = []
+        while True:
+            try:
+                connection, _ = listener.accept()
+            except OSError:
+                break
+            self.connections += 1
+            open_now.append(connection)
+            thread = threading.Thread(target=self._talk, args=(connection, self.connections, wrap))
+            thread.start()
+            threads.append(thread)
+        for thread in threads:
+            thread.join()
+
+    def _talk(
+        self,
+        connection: socket.socket,
+        number: int,
+        wrap: Callable[[socket.socket], socket.socket] | None,
+    ) -> None:
+        with connection, suppress(OSError):
+            wire = wrap(connection) if wrap else connection
+            with wire, wire.makefile("rb") as stream:
+                while (seen := self._read(stream, number)) is not None:
+                    self.seen.append(seen)
+                    self.arrived.release()
+                    path = seen.target.lstrip("/").partition("?")[0]
+                    answer = self.behaviours[path](wire, seen)
+                    if answer is None:
+                        break
+                    wire.sendall(answer)
+        self.closed.release()
+
+    def _read(self, stream: Any, number: int) -> Seen | None:
+        first = stream.readline()
+        self.received += len(first)
+        if not first:
+            return None
+        headers = []
+        while line := stream.readline().strip():
+            name, _, value = line.decode("latin-1").partition(":")
+            headers.append((name.lower(), value.strip()))
+        length = int(dict(headers).get("content-length", 0))
+        return Seen(first.split()[1].decode(), headers, stream.read(length), number)
+
+
+def answer(body: bytes, code: str = "200 OK", *headers: str) -> bytes:
+    lines = [f"HTTP/1.1 {code}", f"Content-Length: {len(body)}", *headers, "", ""]
+    return "\r\n".join(lines).encode("latin-1") + body
+
+
+def until_closed(wire: socket.socket) -> None:
+    """Say nothing until the other side goes."""
+    while wire.recv(65_536):
+        pass
+
+
+def _lines(seen: Seen) -> list[bytes]:
+    return seen.body.split(b"\n")[:-1]
+
+
+def _digest(_: socket.socket, seen: Seen) -> bytes:
+    said = [
+        b"200 %d %s" % (len(line), hashlib.sha256(line).hexdigest().encode())
+        for line in _lines(seen)
+    ]
+    return answer(b"\n".join(said) + b"\n")
+
+
+def _fixed(said: Callable[[int], list[bytes]]) -> Behaviour:
+    return lambda _, seen: answer(b"\n".join(said(len(_lines(seen)))) + b"\n")
+
+
+def _drip(wire: socket.socket, _: Seen) -> None:
+    wire.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 1000000\r\n\r\n")
+    wire.settimeout(0.02)
+    while True:
+        wire.sendall(b"2")
+        with suppress(TimeoutError):
+            if not wire.recv(1):
+                return
+
+
+def _flood(wire: socket.socket, _: Seen) -> None:
+    wire.sendall(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")
+    chunk = b"10000\r\n" + b"200 flood\n" * 6553 + b"200 o\n\r\n"
+    while True:
+        wire.sendall(chunk)
+
+
+# The names are those of command_behaviours.py: one conformance suite runs both.
+HTTP_BEHAVIOURS: dict[str, Behaviour] = {
+    "digest": _digest,
+    "order": lambda _, seen: answer(b"".join(b"200 " + line + b"\n" for line in _lines(seen))),
+    "garbage": _fixed(lambda n: [b"\xff\xfe 200", b"200garbage", b"999 no", b"20", b""] * n),
+    "one_bad": _fixed(lambda n: [b"200 fine", b"what?", *[b"200 fine"] * (n - 2)]),
+    "too_few": _fixed(lambda n: [b"200 fine"] * (n - 1)),
+    "too_many": _fixed(lambda n: [b"200 fine"] * (n + 3)),
+    "nothing": lambda _, seen: answer(b""),
+    "statuses": _fixed(lambda n: [b"102 later", b"200 done", b"422 no", b"503 broken"]),
+    "children": _fixed(
+        lambda n: [
+            b"#J: bill|for 0",
+            b"200",
+            b"#J: bill|",
+            b"#J: not legal",
+            b"# a log line",
+            b"200",
+            b"#J: log|end",
+        ]
+    ),
+    "hang": lambda wire, _: until_closed(wire),
+    "drip": _drip,
+    "flood": _flood,
+    "crash": lambda _, seen: None,
+}
+
+
+class ExecBench:
+    lang = "exec"
+
+    @contextmanager
+    def open(self) -> Iterator[ExecBench]:
+        yield self
+
+    def runner(self) -> Runner:
+        return CommandRunner()
+
+    def batch(self, behaviour: str, datas: list[bytes], **written: Any) -> Batch:
+        command = [sys.executable, "-I", "-S", str(COMMAND), behaviour]
+        return batch_of("exec", command, datas, **written)
+
+
+class HttpBench:
+    lang = "http"
+
+    def __init__(self) -> None:
+        self.target = Target(HTTP_BEHAVIOURS)
+
+    @contextmanager
+    def open(self) -> Iterator[HttpBench]:
+        with self.target.serving():
+            yield self
+
+    def runner(self) -> Runner:
+        return http_runner()
+
+    def batch(self, behaviour: str, datas: list[bytes], **written: Any) -> Batch:
+        return batch_of("http", self.target.url(behaviour), datas, batch_size=500, **written)
