@@ -2,11 +2,6 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-# Known to fail, to be mended next: a replay at a weaker durability level, and two error
-# cases whose fake body is older than the real one.
-KNOWN := --deselect tests/unit/api/test_accept_keys.py::test_a_replay_is_never_a_silent_downgrade \
-	-k "not (413-body-too-large or 413-line-too-long)"
-
 .DEFAULT_GOAL := help
 .PHONY: help run test check clean
 
@@ -28,7 +23,7 @@ check: .venv/ready ## lint and import rules
 	$(BIN)/lint-imports
 
 test: check ## check, then all tests
-	$(BIN)/python -m pytest $(KNOWN)
+	$(BIN)/python -m pytest
 
 clean: ## remove the virtualenv and caches (never data)
 	rm -rf .venv .pytest_cache .ruff_cache .mypy_cache .hypothesis

@@ -181,7 +181,13 @@ class Acceptor:
         if uses:
             self.keys.submitted(header.id, uses)
         level = "buffered" if durability == "buffered" else "journal"
-        self._submit(Append(header, body, level, on_durable))
+        append = Append(header, body, level, on_durable)
+        try:
+            self._submit(append)
+        except SlimqError as error:  # the journal is closing
+            body.discard()
+            append.error = error
+            on_durable(append)
 
     async def _accept_stored(self, first: str, ids: IdBlock, append: Append) -> Accepted:
         await self._node.stored(*append.end)

@@ -114,7 +114,7 @@ class AcceptProtocol(HttpToolsProtocol):
         super().resume_writing()
         if self._state is State.WAIT:
             self._deadline = math.inf
-        else:
+        elif self._state < State.WAIT:
             self.flow.resume_reading()
             self._advance()
 

@@ -9,20 +9,21 @@ import os
 import socket
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from slimq.errors import SlimqError
+from slimq.journal.append import Append
 from slimq.journal.body import Body, BodyBudget
 from slimq.journal.commit import GroupCommit
 from slimq.journal.reader import JournalReader
 from slimq.journal.record import Header, Position
-from slimq.journal.writer import Append, JournalWriter
+from slimq.journal.writer import JournalWriter
 from slimq.store.base import KeyUse
 from slimq.system.chance import SystemChance
 from slimq.system.clock import SystemClock
-from slimq.system.disk import SystemDisk
+from slimq.system.disk import Buffer, SystemDisk
 
 
 class Reply(NamedTuple):
@@ -152,11 +153,9 @@ class FakeNode:
 class FailingDisk(SystemDisk):
     """A disk that can break."""
 
-    def __init__(self) -> None:
-        super().__init__()
-        self.broken = False
+    broken = False
 
-    def pwritev(self, file: int, buffers: Any, offset: int) -> int:
+    def pwritev(self, file: int, buffers: Sequence[Buffer], offset: int) -> int:
         if self.broken:
             raise OSError(errno.EIO, os.strerror(errno.EIO))
         return super().pwritev(file, buffers, offset)
@@ -169,15 +168,15 @@ class JournalBench:
     def __init__(self, loop: asyncio.AbstractEventLoop, folder: Path, body_max: int) -> None:
         self.refused: SlimqError | None = None
         self._loop = loop
-        self._body_max = body_max
         self._disk = FailingDisk()
+        clock = SystemClock()
         self._writer = JournalWriter(
-            folder, disk=self._disk, clock=SystemClock(), chance=SystemChance(), reserve_bytes=0
+            folder, disk=self._disk, clock=clock, chance=SystemChance(), reserve_bytes=0
         )
         self._writer.open()
         self._reader = JournalReader(self._writer)
-        self._budget = BodyBudget(folder, disk=SystemDisk(), body_max=body_max)
-        self._commit = GroupCommit(self._writer, self._deliver, clock=SystemClock(), probe_interval_s=0.02)
+        self._budget = BodyBudget(folder, disk=self._disk, body_max=body_max)
+        self._commit = GroupCommit(self._writer, self._deliver, clock=clock, probe_interval_s=0.05)
         self._thread = threading.Thread(target=self._commit.run, name="commit")
         self._thread.start()
         self._held: list[Append] | None = None
@@ -215,7 +214,7 @@ class JournalBench:
 
     def records(self) -> list[tuple[Header, list[bytes]]]:
         """Return what is in the journal: headers, and the lines of their bodies."""
-        entries, _ = self._reader.read(Position(0, 0), 1 << 40)
+        entries, _ = self._reader.read(Position(), 1 << 40)
         return [(entry.header, entry.body.lines(0, 1 << 30, 1 << 30)[0]) for entry in entries]
 
     @property
@@ -223,9 +222,13 @@ class JournalBench:
         """Bytes of all bodies that are in memory."""
         return self._budget.in_memory
 
-    def close(self) -> None:
+    def stop_committing(self) -> None:
+        """Take no more records, as a node that stops."""
         self._commit.close()
         self._thread.join(10)
+
+    def close(self) -> None:
+        self.stop_committing()
         self._writer.close()
 
     def _deliver(self, group: list[Append]) -> None:

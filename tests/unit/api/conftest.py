@@ -63,7 +63,7 @@ class Served:
 
         return self.run(called())
 
-    def until(self, true: Callable[[], bool], seconds: float) -> bool:
+    def until(self, true: Callable[[], object], seconds: float) -> bool:
         """Wait until something is true on the loop; return whether it became so."""
 
         async def wait() -> bool:
@@ -164,6 +164,7 @@ def serve(loop: asyncio.AbstractEventLoop, tmp_path: Path) -> Iterator[Serve]:
 
     yield start
     for served, stop in started:
+        served.journal.release()
         served.run(stop())
         served.journal.close()
 

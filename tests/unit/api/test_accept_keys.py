@@ -166,6 +166,7 @@ def test_a_replay_is_never_a_silent_downgrade(either):
         reply = wire.request(ADD, b"a", KEY)
         assert (reply.status, reply.slug) == (503, "durability-unmet")
         assert wire.request(ADD + "&durability=buffered", b"a", KEY).status == 202
+        assert either.until(either.journal.records, 5)  # synced, and so readable
         forget(either)
         assert wire.request(ADD, b"a", KEY).headers["slimq-replayed"] == "true"
 

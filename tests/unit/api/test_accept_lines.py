@@ -216,6 +216,16 @@ def test_a_write_that_fails_is_answered_as_failed(either):
     assert "slimq-durability" not in reply.headers
 
 
+@pytest.mark.parametrize("key", [[], ["Idempotency-Key: k"]])
+def test_a_journal_that_is_closed_is_answered(either, key):
+    either.journal.stop_committing()
+    with either.wire() as wire:
+        for _ in range(2):
+            reply = wire.request(ADD, b"x", *key)
+            assert (reply.status, reply.slug) == (503, "shutting-down")
+    assert either.journal.memory_used == 0
+
+
 def test_durability_store_is_answered_when_the_store_has_the_jobs(either):
     with either.wire() as wire:
         reply = wire.request(ADD + "&durability=store", b"x")

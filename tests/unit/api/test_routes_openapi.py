@@ -12,12 +12,13 @@ from typing import Any
 from urllib.parse import quote
 
 import openapi_check as api
+import msgspec
 import pytest
 from routes_bench import Bench, Reply
 
 from slimq import errors
 from slimq.api.jobs import Waits
-from slimq.core.limits import JSON_BODY_MAX
+from slimq.core.limits import JSON_BODY_MAX, LINE_MAX
 
 UNKNOWN = "0000000-testnode-0000"
 BODIES = {
@@ -180,7 +181,7 @@ def bad_body(bench: Bench, method: str, path: str) -> Reply:
 
 
 def body_too_large(bench: Bench, method: str, path: str) -> Reply:
-    if path in ("/add", "/jobs"):
+    if path == "/add":
         return refused_body(errors.BodyTooLarge)(bench, method, path)
     return call(bench, method, path, body=b" " * (JSON_BODY_MAX + 1))
 
@@ -191,6 +192,13 @@ def refused_body(error: type[errors.SlimqError]) -> Provoke:
         return call(bench, method, path)
 
     return provoke
+
+
+def line_too_long(bench: Bench, method: str, path: str) -> Reply:
+    if path == "/add":
+        return refused_body(errors.LineTooLong)(bench, method, path)
+    data = "x" * (LINE_MAX + 1)
+    return call(bench, method, path, body=msgspec.json.encode({"jobtype": "a", "data": data}))
 
 
 def store_error(error: type[errors.SlimqError]) -> Provoke:
@@ -254,7 +262,7 @@ PROVOKE: dict[str, Provoke] = {
     "conflict": conflict,
     "forbidden": forbidden,
     "body-too-large": body_too_large,
-    "line-too-long": refused_body(errors.LineTooLong),
+    "line-too-long": line_too_long,
     "bad-handler": lambda bench, method, path: call(bench, method, path, body=b"{}"),
     "bad-policy": lambda bench, method, path: call(bench, method, path, body=b'{"weight":0}'),
     "key-reused": keyed(b'"a"', b'"b"', at_once=False),
