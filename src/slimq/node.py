@@ -46,7 +46,7 @@ from slimq.runner.flight import WATCH_S, Flight, Flights
 from slimq.runner.http import HttpRunner
 from slimq.scheduler import Scheduler
 from slimq.store.base import ControlStore, Cursor
-from slimq.store.sqlite_control import SqliteStore
+from slimq.store.sqlite import SqliteStore
 from slimq.system.chance import SystemChance
 from slimq.system.clock import SystemClock
 from slimq.system.disk import SystemDisk

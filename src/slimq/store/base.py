@@ -26,8 +26,8 @@ from slimq.core.handler import Handler
 from slimq.core.job import Job
 from slimq.core.lifecycle import Lease, Move
 
-
 ORDERED_POLL_MS = 1_000  # an ordered type whose job runs is worth asking again after this
+NODES_KEPT_MS = 24 * 3600 * 1000  # how long a node that died is still shown
 ABANDONED_TEXT = "the node that ran it stopped, or could not renew its lease"
 
 
@@ -67,13 +67,14 @@ class KeyUse(NamedTuple):
     """The request that owns an Idempotency-Key."""
 
     first: str
-    count: int
+    count: int  # type: ignore[assignment]  # no one counts the items of this tuple
     digest: str
 
 
 class Ingested(msgspec.Struct):
     """`added` jobs are new; `skipped` were there already (children of a parent that ran
-    twice, a replay) or belong to a request whose key another request owns (`replays`).
+    twice, a replay) or belong to a request whose key another request owns (`replays`
+    counts these).
     `heads` tells for each type the dt of its earliest new job."""
 
     added: int
@@ -83,7 +84,8 @@ class Ingested(msgspec.Struct):
 
 
 class DueType(NamedTuple):
-    """A type that has, or will have, waiting work at `next_at` (a lower bound)."""
+    """A type that has, or will have, waiting work at `next_at` (a lower bound). A type on
+    hold has none before its hold is over."""
 
     type: str
     next_at: int

@@ -1,149 +1,257 @@
-"""The SQLite store: one file in WAL mode, shared by all nodes of a machine.
+"""The SQLite store: jobs in one file, shared by all nodes of one machine.
 
-This module holds the connection: opening, migrating, the clock, and what a failing file
-means. What the store can do is in `sqlite_engine.py` and `sqlite_control.py`.
+    sqlite_file       the connection: opened when needed, healed by itself
+    sqlite_turn       writers take turns
+    sqlite_clock      one clock for all nodes, which no step moves
+    sqlite_types      the types: numbers, exact counts, when they are due
+    sqlite_ingest     accepted jobs come in
+    sqlite_claim      leases are taken, renewed, given back
+    sqlite_finish     runs end
+    sqlite_marks      few jobs at a time, moved by core/lifecycle.py itself
+    sqlite_tend       what the janitor does
+    sqlite_changes    what people change
+    sqlite_questions  what people ask
+    sqlite_where      which jobs a filter means
+
+All writes are BEGIN IMMEDIATE: a transaction that begins by reading could not be upgraded
+(SQLITE_BUSY_SNAPSHOT), however long it waited.
 """
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-import apsw
+import msgspec
 
+from slimq.core.handler import Handler
+from slimq.core.lifecycle import DONE, FREE, Lease
 from slimq.core.limits import LEASE_MS
-from slimq.errors import StoreUnavailable
-from slimq.store.migrate import migrate
+from slimq.store import sqlite_changes as changes
+from slimq.store import sqlite_claim as claims
+from slimq.store import sqlite_finish as finishes
+from slimq.store import sqlite_ingest as ingests
+from slimq.store import sqlite_questions as questions
+from slimq.store import sqlite_tend as tending
+from slimq.store.base import (
+    Claim,
+    Control,
+    Cursor,
+    DueType,
+    Finished,
+    Freed,
+    Ingested,
+    JobFilter,
+    JobView,
+    KeyUse,
+    NewJobs,
+    Node,
+    Policy,
+    Totals,
+    TypeView,
+)
+from slimq.store.sqlite_clock import StoreClock, boot_id
+from slimq.store.sqlite_file import QUERY_MS, SqliteFile, Write
 from slimq.system.clock import Clock
 
-OLDEST_LIBRARY = 3_051_003  # older ones can corrupt a file when the WAL is reset
-BUSY_MS = 3_000
+BUSY_MS = 5_000  # how long a call waits for the lock: a hundred times the longest transaction
 
 
-class SqliteConnection:
-    """Opens on first use; a failing connection is dropped, and the next use opens anew.
+class SqliteStore:
+    """Keeps the contract of `store/base.py` in one file, which is made when it is missing.
 
-    `durable` says whether a commit survives a power cut by itself (the API's connection)
-    or with the next `barrier` (the engine's: what it loses, the journal gives again).
+    `durable`: what a method changed survives a power cut when it returns (FULL). Else a
+    power cut may take the store back to its last `barrier` (NORMAL); the journal heals that.
+    One object is used by one thread at a time; any number of objects may share the file.
+    `boot` names the boot that the clock's `boot_ms` counts from.
     """
 
     def __init__(
-        self, path: Path, *, clock: Clock, durable: bool, machine: str | None = None
+        self,
+        path: Path,
+        *,
+        clock: Clock,
+        durable: bool,
+        busy_ms: int = BUSY_MS,
+        query_ms: int = QUERY_MS,
+        boot: str | None = None,
     ) -> None:
-        self._path = path
-        self._clock = clock
-        self._durable = durable
-        self._machine = machine or boot_id()
-        self._db: apsw.Connection | None = None
-        self._offset = 0
-        self._now = 0
-        self.type_ids: dict[str, int] = {}
+        store_clock = StoreClock(clock, boot_id() if boot is None else boot)
+        self._file = SqliteFile(
+            path, store_clock, durable=durable, busy_ms=busy_ms, query_ms=query_ms
+        )
 
     def now(self) -> int:
-        """The machine's nodes share one clock: boot time and an offset kept in the store,
-        so that a step of the wall clock moves no lease."""
-        if self._db is None:
-            with self.use():
-                pass
-        self._now = max(self._now, self._clock.boot_ms() + self._offset)
-        return self._now
+        return self._file.now()
 
     def close(self) -> None:
-        if self._db is not None:
-            self._db.close()
-            self._db = None
+        self._file.close()
 
-    @contextmanager
-    def use(self) -> Iterator[apsw.Connection]:
-        """Give the connection; turn what a broken file raises into StoreUnavailable."""
-        try:
-            yield self._connection()
-        except apsw.BusyError as error:
-            raise StoreUnavailable("the store is locked by another program") from error
-        except apsw.ConstraintError:
-            raise
-        except (apsw.Error, OSError) as error:
-            self._drop()
-            raise StoreUnavailable(f"the store cannot be used: {error}") from error
+    # The engine.
 
-    @contextmanager
-    def write(self) -> Iterator[apsw.Connection]:
-        """One transaction. It never waits as a reader first: that could not be healed."""
-        with self.use() as db:
-            db.execute("BEGIN IMMEDIATE")
-            try:
-                yield db
-                db.execute("COMMIT")
-            except BaseException:
-                if not db.get_autocommit():
-                    db.execute("ROLLBACK")
-                self.type_ids.clear()
-                raise
+    def register(self, node: Node) -> bool:
+        with self._file.write() as tx:
+            query = "SELECT seen_at FROM node WHERE sysid = ?"
+            seen_at = tx.db.execute(query, (node.sysid,)).get
+            if seen_at is not None and int(seen_at) > tx.now - LEASE_MS:
+                return False
+            _put_node(tx, node)
+            return True
 
-    def rows(self, sql: str, values: Sequence[Any] = ()) -> list[Any]:
-        with self.use() as db:
-            return db.execute(sql, values).fetchall()
+    def beat(self, node: Node) -> None:
+        with self._file.write() as tx:
+            _put_node(tx, node)
+
+    def leave(self, sysid: str) -> None:
+        with self._file.write() as tx:
+            tx.db.execute("DELETE FROM node WHERE sysid = ?", (sysid,))
+
+    def cursor(self, journal: str) -> Cursor:
+        with self._file.read() as tx:
+            return ingests.read_cursor(tx.db, journal)
+
+    def ingest(
+        self, journal: str, expected: Cursor, moved: Cursor, jobs: Sequence[NewJobs]
+    ) -> Ingested:
+        with self._file.write() as tx:
+            ingests.move_cursor(tx.db, journal, expected, moved)
+            return ingests.ingest(tx, jobs)
 
     def barrier(self) -> bool:
-        with self.use() as db:
-            try:
-                busy, _, _ = db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()[0]
-            except apsw.BusyError:
-                return False
-            return busy == 0
+        return self._file.checkpoint()
 
-    def _connection(self) -> apsw.Connection:
-        if self._db is not None and not self._path.exists():
-            self._drop()  # the file was moved away: what is written would be lost
-        if self._db is None:
-            self._db = self._open()
-        return self._db
+    def due(self, until: int, after: str, limit: int) -> list[DueType]:
+        with self._file.read() as tx:
+            return claims.due(tx.db, until, after, limit)
 
-    def _drop(self) -> None:
-        db, self._db = self._db, None
-        self.type_ids.clear()
-        if db is not None:
-            db.close(True)
+    def claim(
+        self,
+        type: str,
+        lock: str,
+        limit: int,
+        *,
+        lease_ms: int,
+        bytes_max: int,
+        full: int = 0,
+        window_ms: int = 0,
+        ordered: bool = False,
+    ) -> Claim:
+        assert lock not in (FREE, DONE), "a lock is a sysid"
+        wanted = claims.Wanted(limit, lease_ms, bytes_max, full, window_ms, ordered)
+        with self._file.write() as tx:
+            return claims.claim(tx, type, lock, wanted)
 
-    def _open(self) -> apsw.Connection:
-        if apsw.SQLITE_VERSION_NUMBER < OLDEST_LIBRARY:
-            raise StoreUnavailable("the SQLite library is older than 3.51.3: upgrade apsw")
-        self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        os.close(os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
-        db = apsw.Connection(str(self._path))
+    def renew(self, lock: str, leases: Sequence[Lease], *, lease_ms: int) -> set[str]:
+        with self._file.write() as tx:
+            return claims.renew(tx, lock, leases, lease_ms)
+
+    def finish(self, lock: str, finished: Sequence[Finished]) -> set[str]:
         try:
-            db.set_busy_timeout(BUSY_MS)
-            db.execute("PRAGMA journal_mode=WAL").fetchall()
-            db.execute(f"PRAGMA synchronous={'FULL' if self._durable else 'NORMAL'}").fetchall()
-            db.execute("PRAGMA cache_size=-8192").fetchall()
-            db.execute("PRAGMA journal_size_limit=67108864").fetchall()
-            migrate(db, "sqlite")
-            self._anchor(db)
-        except BaseException:
-            db.close(True)
-            raise
-        return db
+            with self._file.write() as tx:
+                finishes.finish(tx, lock, finished)
+                return set()
+        except finishes.Stale:
+            pass
+        with self._file.write() as tx:
+            held, stale = finishes.split_stale(tx, lock, finished)
+            finishes.finish(tx, lock, held)
+            return stale
 
-    def _anchor(self, db: apsw.Connection) -> None:
-        """Take over the clock of the nodes that live, or set it when there are none."""
-        fresh = self._clock.wall_ms() - self._clock.boot_ms()
-        db.execute("BEGIN IMMEDIATE")
-        known = db.execute("SELECT value FROM meta WHERE name = ?", (f"clock:{self._machine}",))
-        row = known.fetchall()
-        offset = row[0][0] if row else fresh
-        now = self._clock.boot_ms() + offset
-        alive = db.execute("SELECT 1 FROM node WHERE seen_at > ? LIMIT 1", (now - LEASE_MS,))
-        if not row or not alive.fetchall():
-            offset = fresh
-            db.execute("DELETE FROM meta WHERE name LIKE 'clock:%'")
-            db.execute("INSERT INTO meta VALUES (?, ?)", (f"clock:{self._machine}", offset))
-        db.execute("COMMIT")
-        self._offset = offset
+    def release(self, lock: str, leases: Sequence[Lease]) -> int:
+        with self._file.write() as tx:
+            return claims.release(tx, lock, leases)
+
+    def free(self, limit: int, *, lock: str | None = None) -> Freed:
+        with self._file.write() as tx:
+            return tending.free(tx, limit, lock)
+
+    def purge(self, *, ok_before: int, failed_before: int, bytes_max: int, limit: int) -> int:
+        with self._file.write() as tx:
+            return tending.purge(tx, tending.Keep(ok_before, failed_before, bytes_max), limit)
+
+    def control_version(self) -> int:
+        with self._file.read() as tx:
+            return changes.control_version(tx.db)
+
+    def control(self) -> Control:
+        with self._file.read() as tx:
+            return changes.control(tx.db)
+
+    # Questions.
+
+    def job(self, id: str) -> JobView | None:
+        with self._file.read() as tx:
+            return questions.job(tx, id)
+
+    def jobs(self, where: JobFilter, *, before: str, limit: int) -> list[JobView]:
+        with self._file.read() as tx:
+            return questions.jobs(tx, where, before, limit)
+
+    def type(self, type: str) -> TypeView | None:
+        with self._file.read() as tx:
+            return questions.type_(tx, type)
+
+    def types(
+        self, *, client: str | None, jobtype: str | None, after: str, limit: int
+    ) -> list[TypeView]:
+        with self._file.read() as tx:
+            return questions.types(tx, client, jobtype, after, limit)
+
+    def totals(self) -> Totals:
+        with self._file.read() as tx:
+            return questions.totals(tx)
+
+    def nodes(self) -> list[Node]:
+        with self._file.read() as tx:
+            return questions.nodes(tx)
+
+    def key_use(self, type: str, key: str) -> KeyUse | None:
+        with self._file.read() as tx:
+            return questions.key_use(tx, type, key)
+
+    def versions(self, client: str, jobtype: str) -> list[Handler]:
+        with self._file.read() as tx:
+            return changes.versions(tx.db, client, jobtype)
+
+    # Changes by hand.
+
+    def cancel(self, ids: Sequence[str]) -> list[str]:
+        with self._file.write() as tx:
+            asked: dict[str, str] = {}
+            for id_, job in questions.resolve_all(tx, ids):
+                asked.setdefault(job, id_)
+            return [asked[job] for job in changes.cancel(tx, list(asked))]
+
+    def retry(self, ids: Sequence[str]) -> dict[str, int]:
+        with self._file.write() as tx:
+            return changes.retry(tx, [job for _, job in questions.resolve_all(tx, ids)])
+
+    def change_where(self, verb: str, where: JobFilter, limit: int) -> int:
+        with self._file.write(bounded=True) as tx:
+            return changes.change_where(tx, verb, where, limit)
+
+    def put_handler(self, handler: Handler) -> Handler:
+        with self._file.write() as tx:
+            return changes.put_handler(tx, handler)
+
+    def delete_handler(self, client: str, jobtype: str) -> bool:
+        with self._file.write() as tx:
+            return changes.delete_handler(tx, client, jobtype)
+
+    def rollback_handler(self, client: str, jobtype: str, version: int | None) -> Handler | None:
+        with self._file.write() as tx:
+            return changes.rollback_handler(tx, client, jobtype, version)
+
+    def put_policy(self, policy: Policy) -> None:
+        with self._file.write() as tx:
+            changes.put_policy(tx, policy)
+
+    def purge_type(self, type: str, limit: int) -> int:
+        with self._file.write() as tx:
+            return changes.purge_type(tx, type, limit)
 
 
-def boot_id() -> str:
-    """Return what tells this boot of this machine from others."""
-    return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+def _put_node(tx: Write, node: Node) -> None:
+    about = msgspec.json.encode(node.about).decode()
+    query = "REPLACE INTO node (sysid, started_at, seen_at, about) VALUES (?, ?, ?, ?)"
+    tx.db.execute(query, (node.sysid, node.started_at, tx.now, about))
