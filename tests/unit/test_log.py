@@ -3,6 +3,7 @@ from __future__ import annotations
 import io
 import json
 import logging
+import os
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -154,8 +155,25 @@ def test_a_stream_that_fails_breaks_nothing() -> None:
     EventLog(FullStream(), FixedClock()).error("nobody reads this")
 
 
+class OneAtATime(Lines):
+    """Fails when a write begins before another one has ended."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._busy = False
+
+    def write(self, text: str) -> int:
+        assert not self._busy
+        self._busy = True
+        os.sched_yield()  # another thread may come in here, if nothing keeps it out
+        written = super().write(text)
+        self._busy = False
+        return written
+
+
 def test_lines_of_many_threads_do_not_mix() -> None:
-    log, stream = log_of()
+    stream = OneAtATime()
+    log = EventLog(stream, FixedClock())
 
     def write() -> None:
         for number in range(200):

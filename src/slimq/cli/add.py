@@ -54,7 +54,11 @@ class Added(msgspec.Struct):
     help="Idempotency-Key: the same input with the same key makes no second job within 24 h. "
     "Input of more than 8 MiB takes several requests; the later ones get KEY.2, KEY.3 and so on.",
 )
-@click.option("--durability", type=click.Choice(["journal", "buffered", "store"]))
+@click.option(
+    "--durability",
+    type=click.Choice(["journal", "buffered", "store"]),
+    help="What must have happened before a job counts as accepted; journal if not given.",
+)
 @node_option
 @json_option
 def command(jobtype: str, file: str, node: Caller, as_json: bool, **options: str | None) -> None:
@@ -121,30 +125,30 @@ def bodies(source: io.FileIO, size: int, gather_s: float | None) -> Iterator[byt
     that the same input is cut at the same places. Raises Refused for a line that does not
     fit: the node takes none above 1 MiB.
     """
-    rest, at_end = b"", False
+    buffer, filled, at_end = bytearray(size), 0, False
     while not at_end:
-        more, at_end = _read(source, size - len(rest), gather_s)
-        block = rest + more
-        cut = len(block) if at_end else block.rfind(b"\n") + 1
-        rest = block[cut:]
+        count, at_end = _fill(source, memoryview(buffer)[filled:], gather_s)
+        filled += count
+        cut = filled if at_end else buffer.rfind(b"\n", 0, filled) + 1
         if cut:
-            yield block[:cut]
-        elif len(rest) > min(LINE_MAX, size - 1):
+            yield bytes(memoryview(buffer)[:cut])
+            buffer[: filled - cut] = buffer[cut:filled]
+            filled -= cut
+        elif filled > min(LINE_MAX, size - 1):
             raise Refused(f"{LineTooLong.title}: a line has at most {LINE_MAX} bytes")
 
 
-def _read(source: io.FileIO, size: int, gather_s: float | None) -> tuple[bytes, bool]:
-    """Return up to `size` bytes, and whether that was the end."""
-    parts: list[bytes] = []
-    while size:
-        part = source.read(size)
-        if not part:
-            return b"".join(parts), True
-        parts.append(part)
-        size -= len(part)
+def _fill(source: io.FileIO, space: memoryview, gather_s: float | None) -> tuple[int, bool]:
+    """Read into `space`; return how many bytes came, and whether that was the end."""
+    filled = 0
+    while filled < len(space):
+        count = source.readinto(space[filled:])
+        if not count:
+            return filled, True
+        filled += count
         if gather_s is not None and not select.select([source], [], [], gather_s)[0]:
             break
-    return b"".join(parts), False
+    return filled, False
 
 
 def _open(file: str) -> io.FileIO:

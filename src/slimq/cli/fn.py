@@ -124,7 +124,9 @@ def _option(pair: str) -> tuple[str, Any]:
 @click.option("--client", help="Handlers of this client; * for those of every client.")
 @click.option("--jobtype", help="Handlers of this jobtype.")
 @click.option("--after", metavar="CLIENT/JOBTYPE", help="Above this one: the next page.")
-@click.option("--limit", type=click.IntRange(1, LIST_MAX), default=100, show_default=True)
+@click.option(
+    "--limit", type=click.IntRange(1, LIST_MAX), default=100, show_default=True, help="How many."
+)
 @node_option
 @json_option
 def list_(node: Caller, as_json: bool, **query: Any) -> None:

@@ -52,7 +52,9 @@ def filter_options(command: Callable[..., Any]) -> Callable[..., Any]:
 _FILTERS = (
     click.option("--client", help="Jobs of this client."),
     click.option("--jobtype", help="Jobs of this jobtype."),
-    click.option("--state", type=click.Choice([state.value for state in State])),
+    click.option(
+        "--state", type=click.Choice([state.value for state in State]), help="Jobs in it."
+    ),
     click.option("--outcome", type=click.Choice(_OUTCOMES), help="Of done jobs."),
     click.option(
         "--since", callback=_instant, help="Accepted since: RFC 3339, epoch ms, or 2h (ago)."
@@ -64,7 +66,9 @@ _FILTERS = (
 @command.command(name="ls")
 @filter_options
 @click.option("--before", metavar="ID", help="Jobs below this id: the next page.")
-@click.option("--limit", type=click.IntRange(1, LIST_MAX), default=20, show_default=True)
+@click.option(
+    "--limit", type=click.IntRange(1, LIST_MAX), default=20, show_default=True, help="How many."
+)
 @node_option
 @json_option
 def list_(node: Caller, as_json: bool, **query: Any) -> None:

@@ -54,10 +54,14 @@ def table(titles: Sequence[str], rows: Iterable[Sequence[Any]]) -> list[str]:
     cells = [list(titles)] + [[cell(value) for value in row] for row in values]
     widths = [max(len(row[column]) for row in cells) for column in range(len(titles))]
     right = [
-        bool(values) and all(isinstance(row[column], int | None) for row in values)
+        bool(values) and all(_is_amount(row[column]) for row in values)
         for column in range(len(titles))
     ]
     return ["  ".join(_fit(row, widths, right)).rstrip() for row in cells]
+
+
+def _is_amount(value: Any) -> bool:
+    return value is None or (isinstance(value, int) and not isinstance(value, bool))
 
 
 def _fit(row: list[str], widths: list[int], right: list[bool]) -> list[str]:

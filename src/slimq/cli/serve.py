@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import sys
 from pathlib import Path
 from typing import Any, TextIO
@@ -15,7 +14,7 @@ from slimq.cli.output import printable
 from slimq.config import Config
 from slimq.node import run
 from slimq.system.clock import SystemClock
-from slimq.system.log import EventLog
+from slimq.system.log import EventLog, bridge_logging
 
 _BANNER = """\
 slimq {version} is ready
@@ -47,16 +46,9 @@ def command(**given: Any) -> int:
     The banner goes to standard output, the log to standard error, one JSON object a line.
     """
     config = load_config(given)
-    out, err = unbuffered(sys.stdout, "utf-8"), unbuffered(sys.stderr, "ascii")
-    log = EventLog(err, SystemClock(), config.log.level)
-    return run(config, log=log, ready=lambda url: show_banner(out, url, config))
-
-
-def unbuffered(stream: TextIO, encoding: str) -> TextIO:
-    """Return a stream without its buffer: what nobody reads is lost at once, and not tried
-    again at the exit, which would then not be with 0."""
-    raw = io.FileIO(stream.fileno(), "w", closefd=False)
-    return io.TextIOWrapper(raw, encoding, errors="backslashreplace", write_through=True)
+    log = EventLog(sys.stderr, SystemClock(), config.log.level)
+    bridge_logging(log)
+    return run(config, log=log, ready=lambda url: show_banner(sys.stdout, url, config))
 
 
 def show_banner(stream: TextIO, url: str, config: Config) -> None:
@@ -71,5 +63,5 @@ def show_banner(stream: TextIO, url: str, config: Config) -> None:
     try:
         stream.write(text)
         stream.flush()
-    except OSError:
+    except (OSError, ValueError):  # ValueError: it is closed, or cannot encode the path
         pass

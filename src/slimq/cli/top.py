@@ -87,18 +87,23 @@ def figures(before: Sample, now: Sample) -> dict[str, Any]:
     ]
     store = now.status.get("store", {})
     journal = status_view.part(now.status, "journal")
-    engine = status_view.part(now.status, "engine")
     return {
         "state": now.status["state"],
         **dict(zip(("accepted_rate", "ok_rate", "failed_rate"), rates, strict=True)),
         "waiting": store.get("waiting"),
         "running": store.get("running"),
-        "oldest_wait_ms": engine.get("oldest_waiting_ms") or 0,
+        "oldest_wait_ms": _oldest_wait_ms(now),
         "journal_pending_bytes": journal.get("pending_bytes") or 0,
         "store_error": status_view.problem(now.status, "store"),
         "journal_error": status_view.problem(now.status, "journal"),
         "types": busiest(now.types),
     }
+
+
+def _oldest_wait_ms(now: Sample) -> int:
+    """The node knows the types that it has looked at, the first page those it shows."""
+    waits: list[int] = [each["oldest_wait_ms"] for each in now.types]
+    return max([status_view.part(now.status, "engine").get("oldest_waiting_ms") or 0, *waits])
 
 
 def busiest(types: list[dict[str, Any]]) -> list[dict[str, Any]]:

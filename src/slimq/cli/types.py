@@ -20,7 +20,7 @@ from slimq.cli.output import (
 from slimq.core.jobtype import EVERY_CLIENT
 from slimq.core.limits import LIST_MAX
 
-COLUMNS = ("type", "waiting", "running", "ok", "failed", "error", "oldest wait", "handler", "is")
+COLUMNS = ("type", "waiting", "running", "ok", "failed", "error", "oldest wait", "handler", "state")
 UNSET = "none"
 
 policy_client_option = click.option(
@@ -40,7 +40,9 @@ def command() -> None:
 @click.option("--client", help="Types of this client.")
 @click.option("--jobtype", help="Types of this jobtype.")
 @click.option("--after", metavar="TYPE", help="Types above this one: the next page.")
-@click.option("--limit", type=click.IntRange(1, LIST_MAX), default=100, show_default=True)
+@click.option(
+    "--limit", type=click.IntRange(1, LIST_MAX), default=100, show_default=True, help="How many."
+)
 @node_option
 @json_option
 def list_(node: Caller, as_json: bool, **query: Any) -> None:

@@ -87,7 +87,8 @@ class SystemDisk:
 
     def make_folder(self, path: Path) -> None:
         made = [parent for parent in (path, *path.parents) if not parent.exists()]
-        path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        for folder in reversed(made):  # `parents=True` would give the mode to the last only
+            folder.mkdir(mode=0o700, exist_ok=True)
         for folder in made:
             parent = self.open_folder(folder.parent)
             try:

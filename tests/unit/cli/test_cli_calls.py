@@ -357,7 +357,7 @@ def test_the_status_says_what_is_wrong_and_what_to_do(slimq: Any, node: Any) -> 
 
 
 def test_top_measures_rates_between_two_looks() -> None:
-    idle = {**TYPE, "type": "main/idle", "waiting": 0, "running": 0}
+    idle = {**TYPE, "type": "main/idle", "waiting": 0, "running": 0, "oldest_wait_ms": 0}
     before = Sample(10_000, status(accepted=100), [])
     now = Sample(12_000, status(accepted=1100, ok=600, failed=40, error=60), [idle, TYPE])
     shown = figures(before, now)

@@ -9,6 +9,7 @@ import sys
 import threading
 from typing import Any
 
+import click
 import pytest
 
 from slimq.cli.caller import Caller
@@ -139,6 +140,8 @@ def test_every_command_and_every_option_of_it_says_what_it_is_for() -> None:
             assert command is not None
             for each in [command, *getattr(command, "commands", {}).values()]:
                 assert each.help, each.name
+                for option in each.params:
+                    assert isinstance(option, click.Argument) or option.help, option.opts
 
 
 def test_a_reader_that_has_enough_is_no_error(node: Any) -> None:

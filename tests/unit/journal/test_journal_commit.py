@@ -62,7 +62,7 @@ def test_close_finishes_what_is_queued_and_refuses_what_comes_after(bench: Bench
     running.commit.run()
     groups = [running.delivered.get_nowait() for _ in range(3)]
     assert [len(group) for group in groups] == [1024, 1024, 452]
-    assert len(bench.read()) == 2500
+    assert bench.read() == [b"%d\n" % n for n in range(2500)]
     with pytest.raises(ShuttingDown):
         running.commit.submit(bench.append(b"late\n"))
 

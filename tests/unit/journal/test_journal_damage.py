@@ -222,3 +222,15 @@ def test_damage_larger_than_a_block_is_stepped_over(bench: Bench) -> None:
     data[appends[1].start.offset + 2_000_000] ^= 1
     path.write_bytes(data)
     assert bench.read() == [b"first\n", b"last\n"]
+
+
+def test_the_record_behind_damage_is_found_wherever_it_lies_in_a_block(bench: Bench) -> None:
+    for size in range(16_100, 16_420):
+        first, _ = bench.commit(b"z" * size, b"found\n")
+        path = bench.segment_files()[-1]
+        data = bytearray(path.read_bytes())
+        data[first.start.offset + 2] ^= 1
+        nonce = path.name.split(".")[1]
+        scan = SegmentScan(BytesDisk(bytes(data)), 0, nonce, len(data), 4096)
+        found = [item for item in scan.items(first.start.offset) if isinstance(item, Record)]
+        assert [record.data for record in found] == [b"found\n"], size

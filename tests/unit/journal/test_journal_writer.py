@@ -14,6 +14,7 @@ from journal_kit import Bench
 from slimq.errors import FolderHeld, FolderUnusable
 from slimq.journal.body import Body
 from slimq.journal.record import Position
+from slimq.system.disk import SystemDisk
 
 
 def test_a_new_segment_and_its_folder_are_synced_before_the_acknowledgement(bench: Bench) -> None:
@@ -229,3 +230,9 @@ def test_a_segment_can_be_read_with_a_pager(bench: Bench) -> None:
     assert text[0].startswith("slimq1-segment 00")
     assert '"type":"main/mail"' in text[1]
     assert text[2:] == ["first", "second", "", ""]
+
+
+def test_every_folder_that_is_made_is_for_its_owner_only(tmp_path):
+    SystemDisk().make_folder(tmp_path / "data" / "journal")
+    folders = (tmp_path / "data", tmp_path / "data" / "journal")
+    assert [folder.stat().st_mode & 0o777 for folder in folders] == [0o700, 0o700]
