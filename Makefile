@@ -18,8 +18,10 @@ help: ## show this list
 run: .venv/ready ## start a node for use, on 127.0.0.1:3001, data in .slimq/
 	$(BIN)/slimq serve
 
-check: .venv/ready ## lint and import rules
-	$(BIN)/ruff check --select E9,F src tests
+check: .venv/ready ## lint, formatting, types and import rules
+	$(BIN)/ruff check src tests
+	$(BIN)/ruff format --check src tests
+	$(BIN)/mypy
 	$(BIN)/lint-imports
 
 test: check ## check, then all tests

@@ -45,11 +45,11 @@ class Dispatcher:
             count += self._claim(pick)
         return count
 
-    def landed(self, flight: Flight) -> None:
+    def landed(self, flight: Flight, now: int) -> None:
         """A flight is over and its jobs are finished or lost."""
         self.flights.discard(flight)
         batch = flight.batch
-        self._scheduler.ended(batch.type, batch.handler, self._store.now())
+        self._scheduler.ended(batch.type, batch.handler, now)
 
     def renew(self, *, now: bool = False) -> int:
         """Extend all leases when it is time; stop runs that lost all of theirs. Return

@@ -27,6 +27,10 @@ SAFE_EVERY_MS = 30_000
 PAUSE_MIN_S, PAUSE_MAX_S = 0.1, 2.0
 
 
+class SysidTaken(Exception):
+    """48 random bits met twice. The next start draws others."""
+
+
 class Engine:
     """`moved` is called with the ids of jobs that moved, `safe` with how far the journal
     is safely stored. All but `run` may be called from other threads."""
@@ -120,6 +124,8 @@ class Engine:
                 self._freed_former(self._former.pop(0))
             self.counters["freed"] += freed.again + freed.dead
         self._registered = self._janitor.register()
+        if not self._registered:
+            raise SysidTaken("another living node has the sysid of this one: start again")
 
     def _set_control(self) -> None:
         if self._control_version != self._store.control_version():
@@ -132,11 +138,10 @@ class Engine:
         if ingested is None:
             return self._ingester.behind
         self.counters["ingested"] += ingested.added
-        self._due(ingested.heads)
+        self._due(ingested.heads, self._store.now())
         return True
 
-    def _due(self, heads: dict[str, int]) -> None:
-        now = self._store.now()
+    def _due(self, heads: dict[str, int], now: int) -> None:
         for type_, at in heads.items():
             self._scheduler.due(type_, at, now)
 
@@ -154,15 +159,20 @@ class Engine:
         return True
 
     def _settle(self, flights: list[Flight]) -> None:
+        """Record what ended. All that the store does comes first: when it fails there, the
+        whole is done again, and a flight must not land twice."""
+        now = self._store.now()
         ran = [flight for flight in flights if flight.ran is not None]
+        killed = [flight for flight in flights if flight.ran is None]
+        for flight in killed:
+            self._dispatcher.release(flight)
         summary = self._finisher.finish(ran) if ran else None
         for flight in flights:
-            if flight.ran is None:
-                self._dispatcher.release(flight)
-                self._scheduler.due(flight.batch.type, 0, self._store.now())
-            self._dispatcher.landed(flight)
+            self._dispatcher.landed(flight, now)
+        for flight in killed:
+            self._scheduler.due(flight.batch.type, now, now)
         if summary is not None:
-            self._due(summary.heads)
+            self._due(summary.heads, now)
             self.outcomes.update(summary.outcomes)
             self.counters["stale_completions"] += len(summary.stale)
             self._log.info(
@@ -176,7 +186,7 @@ class Engine:
         if freed is not None and freed.again + freed.dead:
             self.counters["freed"] += freed.again + freed.dead
             self._log.warning("jobs.freed", again=freed.again, dead=freed.dead)
-            self._due(freed.heads)
+            self._due(freed.heads, self._store.now())
 
     def _scan(self) -> None:
         """Look for work that other nodes added, a page at a time."""
@@ -193,7 +203,7 @@ class Engine:
 
     def _keep_safe(self) -> None:
         now = self._store.now()
-        if (now >= self._safe_at or self.want_safe) and not self._ingester.behind:
+        if now >= self._safe_at or self.want_safe:
             position = self._ingester.position
             self.want_safe = False
             if self._ingester.keep_safe():
@@ -208,7 +218,7 @@ class Engine:
                 pass
             self._ingest()
             self._ingester.keep_safe()
-        except StoreUnavailable as error:
+        except OperatorError as error:  # the journal has it still, and leases end by themselves
             self._log.warning("store.unavailable", reason=error.detail)
 
     def _patience(self) -> float:

@@ -144,11 +144,10 @@ class _Load:
         ids = _ids(header, first, len(lines))
         dt = header.dt or header.at
         last = self.jobs[-1] if self.jobs else None
-        if last and not (last.key or header.key) and not last.parent:
-            if (last.type, last.dt, last.trace) == (header.type, dt, header.trace):
-                last.ids += ids
-                last.data += lines
-                return
+        if last and _goes_with(last, header, dt):
+            last.ids += ids
+            last.data += lines
+            return
         self.jobs.append(
             NewJobs(
                 type=header.type,
@@ -162,6 +161,12 @@ class _Load:
                 trace=header.trace,
             )
         )
+
+
+def _goes_with(last: NewJobs, header: Header, dt: int) -> bool:
+    """Whether the jobs of a record can go in with those of the one before."""
+    same = (last.type, last.dt, last.trace) == (header.type, dt, header.trace)
+    return same and not (last.key or last.parent or header.key)
 
 
 def _ids(header: Header, first: int, count: int) -> list[str]:

@@ -15,10 +15,11 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import msgspec
 import uvloop
+from uvicorn._types import ASGI3Application
 
 from slimq import __version__
 from slimq.api.accept import Acceptor
@@ -34,11 +35,11 @@ from slimq.errors import DurabilityUnmet, JournalFailed, SlimqError
 from slimq.finish import Finisher
 from slimq.ingest import Ingester
 from slimq.janitor import Janitor
+from slimq.journal.append import Append
 from slimq.journal.body import Body, BodyBudget
 from slimq.journal.commit import GroupCommit
 from slimq.journal.reader import JournalReader
 from slimq.journal.record import Header, JobLine, Position
-from slimq.journal.append import Append
 from slimq.journal.writer import JournalWriter
 from slimq.runner.base import Runner
 from slimq.runner.command import CommandRunner
@@ -50,7 +51,7 @@ from slimq.store.sqlite import SqliteStore
 from slimq.system.chance import SystemChance
 from slimq.system.clock import SystemClock
 from slimq.system.disk import SystemDisk
-from slimq.system.log import EventLog
+from slimq.system.log import EventLog, frames
 
 T = TypeVar("T")
 CHILDREN_TIMEOUT_S = 20.0  # shorter than a lease: the engine waits meanwhile
@@ -95,9 +96,7 @@ class Node:
         self._state = self._read_state()
         self._reader = JournalReader(self._writer)
         self._commit = GroupCommit(self._writer, self._deliver, clock=self._clock)
-        self._budget = BodyBudget(
-            config.journal_path, disk=disk, body_max=config.accept.body_max
-        )
+        self._budget = BodyBudget(config.journal_path, disk=disk, body_max=config.accept.body_max)
         self._store = SqliteStore(config.store_path, clock=self._clock, durable=False)
         self._api_store = SqliteStore(config.store_path, clock=self._clock, durable=True)
         self._api_thread = ThreadPoolExecutor(1, "api-store")
@@ -106,15 +105,17 @@ class Node:
         self._accepted = 0
         self._started_at = self._clock.wall_ms()
         self._quit = asyncio.Event()
+        self._failed = False
 
     async def serve(self, ready: Callable[[str], None]) -> int:
         self._loop = asyncio.get_running_loop()
         self._build()
-        server = Server(make_app(self, self._acceptor), self._acceptor)
+        app = cast("ASGI3Application", make_app(self, self._acceptor))
+        server = Server(app, self._acceptor)
         port = await server.start(self._config.server.host, self._config.server.port)
         threads = [
-            threading.Thread(target=self._commit.run, name="commit"),
-            threading.Thread(target=self._engine.run, name="engine"),
+            threading.Thread(target=self._guarded, args=(run,), name=name)
+            for name, run in (("commit", self._commit.run), ("engine", self._engine.run))
         ]
         for thread in threads:
             thread.start()
@@ -128,7 +129,7 @@ class Node:
         await self._drain(server, threads)
         watch.cancel()
         self._log.info("node.ended", sysid=self.sysid)
-        return 0
+        return 1 if self._failed else 0
 
     # --- NodePort ----------------------------------------------------------
 
@@ -312,11 +313,22 @@ class Node:
         path = self._config.secret_path
         if not path.exists():
             secret = "whsec_" + base64.b64encode(self._chance.token(32)).decode()
-            with open(path, "x", opener=lambda p, f: os.open(p, f, 0o600)) as file:  # noqa: PTH123
+            with open(path, "x", opener=lambda p, f: os.open(p, f, 0o600)) as file:
                 file.write(secret + "\n")
         return [path.read_text().strip()]
 
     # --- between the threads -----------------------------------------------
+
+    def _guarded(self, run: Callable[[], None]) -> None:
+        """Run a thread. A bug in it ends the node, loudly, with exit code 1: a node that
+        accepts and never runs, or runs and never answers, would look well."""
+        try:
+            run()
+        except Exception as error:  # a bug of ours, whatever it is
+            name = threading.current_thread().name
+            self._log.error("thread.died", thread=name, reason=repr(error), at_code=frames(error))
+            self._failed = True
+            self._call(self.quit)
 
     def _call(self, function: Callable[..., Any], *arguments: Any) -> None:
         """Run something on the loop soon. At the very end the loop may be gone."""
@@ -415,8 +427,9 @@ class Node:
             await runner.close()
         with suppress(SlimqError):  # the store is down: others see it go by its lease
             self._store.leave(self.sysid)
-            self._state.former.remove(self.sysid)
-            self._state.save(self._state_path)
+            if not self._failed:  # else jobs may be leased still: the next boot takes them back
+                self._state.former.remove(self.sysid)
+                self._state.save(self._state_path)
         self._api_thread.shutdown()
         self._store.close()
         self._api_store.close()

@@ -101,17 +101,17 @@ class Scheduler:
         state = self._types[type_]
         self._count(state, handler, -1)
         self._lift(state)
-        self._place(state, now)
         user = self._users[_key(handler)]
         if user.line:
             next_in_line = next(iter(user.line))
             del user.line[next_in_line]
-            self._place(self._types[next_in_line], now)
+            self._place(self._types[next_in_line], now)  # before: of equals the first is taken
+        self._place(state, now)
 
     def next_at(self) -> int | None:
         """Return when the next waiting work becomes due, if nothing happens before."""
         least = self._timers.least()
-        return None if least is None else least[0]
+        return None if least is None else int(least[0])
 
     def without_handler(self) -> list[str]:
         """Return the types whose waiting work has no handler."""

@@ -21,8 +21,9 @@ from standardwebhooks.webhooks import Webhook
 class Node:
     """A node of its own folder, started by the command `slimq serve`."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, **settings: str) -> None:
         self.folder = folder
+        self._settings = settings
         self.start()
 
     def start(self) -> None:
@@ -30,6 +31,7 @@ class Node:
             "SLIMQ_DATA__PATH": str(self.folder / "data"),
             "SLIMQ_SERVER__PORT": "0",
             "SLIMQ_HTTP__ALLOW": "127.0.0.0/8",
+            **self._settings,
         }
         self.process = subprocess.Popen(
             [sys.executable, "-m", "slimq", "serve"],
@@ -50,7 +52,7 @@ class Node:
 
     def call(self, method: str, path: str, body: bytes | None = None) -> Any:
         request = urllib.request.Request(self.url + path, body, method=method)
-        with urllib.request.urlopen(request, timeout=40) as answer:
+        with urllib.request.urlopen(request, timeout=70) as answer:
             return json.load(answer)
 
     def put(self, jobtype: str, **handler: Any) -> None:
@@ -125,6 +127,32 @@ def test_jobs_that_ran_when_the_node_was_killed_run_again_at_once(node: Node) ->
     assert (job["status"], job["attempt"], job["crashes"]) == (200, 2, 1)
 
 
+@pytest.mark.timeout(90)
+def test_jobs_of_a_killed_node_are_finished_by_another_one_on_the_same_store(
+    tmp_path: Path,
+) -> None:
+    store = str(tmp_path / "shared.db")
+    for name in ("first", "second"):
+        (tmp_path / name).mkdir()
+    first = Node(tmp_path / "first", SLIMQ_STORE__PATH=store)
+    marker = tmp_path / "marker"
+    script = f"if [ -e {marker} ]; then sed 's/^/200 /'; else touch {marker}; sleep 60; fi"
+    first.put("hang", lang="exec", body=["sh", "-c", script])
+    (id_,) = first.add("hang", [b"x"])
+    watch = threading.Event()
+    while not marker.exists():
+        watch.wait(0.01)
+    second = Node(tmp_path / "second", SLIMQ_STORE__PATH=store)
+    try:
+        first.kill()
+        job = second.call("GET", f"/jobs/{id_}?wait=60")  # a lease of 30 s and a sweep of 5 s
+        assert (job["state"], job["status"], job["attempt"]) == ("done", 200, 2)
+        assert second.quit() == 0
+    finally:
+        if second.process.poll() is None:
+            second.kill()
+
+
 def test_accepting_goes_on_while_the_engine_is_stopped(node: Node) -> None:
     node.put("echo", lang="exec", body=["sed", "s/^/200 /"])
     node.call("POST", "/stop")
@@ -135,7 +163,7 @@ def test_accepting_goes_on_while_the_engine_is_stopped(node: Node) -> None:
 
 
 def test_children_printed_by_a_job_run_too(node: Node) -> None:
-    script = "while read -r line; do echo \"#J: child|$line\"; echo 200; done"
+    script = 'while read -r line; do echo "#J: child|$line"; echo 200; done'
     node.put("parent", lang="exec", body=["sh", "-c", script])
     node.put("child", lang="exec", body=["sed", "s/^/200 child of /"])
     (id_,) = node.add("parent", [b"x"])
@@ -165,7 +193,9 @@ def test_a_url_gets_jobs_one_by_one_with_a_signature_that_others_verify(node: No
 
         def do_POST(self) -> None:
             body = self.rfile.read(int(self.headers["Content-Length"]))
-            verified.append(Webhook(secret).verify(body, {k.lower(): v for k, v in self.headers.items()}))
+            verified.append(
+                Webhook(secret).verify(body, {k.lower(): v for k, v in self.headers.items()})
+            )
             got.append(body)
             self.send_response(200)
             self.send_header("Content-Length", "2")

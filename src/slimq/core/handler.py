@@ -73,7 +73,9 @@ def parse_options(lang: str, written: Mapping[str, Any]) -> Options:
 
 def _defaults(lang: str, written: Mapping[str, Any]) -> dict[str, Any]:
     """A command costs a process: it gets many lines, unless its exit code is the result."""
-    many = lang == "exec" and written.get("result", "lines") == "lines" and not written.get("ordered")
+    many = (
+        lang == "exec" and written.get("result", "lines") == "lines" and not written.get("ordered")
+    )
     return {"batch_size": 100 if many else 1}
 
 

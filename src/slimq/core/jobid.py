@@ -16,6 +16,8 @@ import hashlib
 import re
 from typing import NamedTuple
 
+import msgspec
+
 from slimq.errors import BadId
 
 ALPHABET = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZ_abcdefghijklmnopqrstuvwxyz~"
@@ -69,7 +71,7 @@ def make_sysid(random: bytes) -> str:
     return to_base64(int.from_bytes(random, "big"), SYSID_LENGTH)
 
 
-class IdBlock(NamedTuple):
+class IdBlock(msgspec.Struct, frozen=True):
     """`count` consecutive ids of one node. `start` is the counter (T << 24 | Q) of the first."""
 
     start: int

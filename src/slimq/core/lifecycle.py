@@ -189,7 +189,15 @@ def settle(job: Job, result: Result, options: Options, now: int, chance: float) 
         if outcome is Outcome.RETRY:
             status = statuses.EXPIRED
     return Move(
-        job.id, job.attempt, done_dt(now), DONE, status, failures, crashes, result.text, result.error
+        job.id,
+        job.attempt,
+        done_dt(now),
+        DONE,
+        status,
+        failures,
+        crashes,
+        result.text,
+        result.error,
     )
 
 
@@ -202,9 +210,7 @@ def _delay_ms(job: Job, result: Result, options: Options, errors: int, chance: f
     return backoff_ms(tries, low, high, chance)
 
 
-def _again(
-    job: Job, result: Result, ordered: bool, at: int, failures: int, crashes: int
-) -> Move:
+def _again(job: Job, result: Result, ordered: bool, at: int, failures: int, crashes: int) -> Move:
     dt, hold_until = (job.due_at, at) if ordered else (at, 0)
     return Move(
         job.id,

@@ -1,4 +1,4 @@
-"""Every bound of slimq, each with its reason. Settings that users may change live in `config.py`."""
+"""Every bound of slimq, each with its reason. Settings live in `config.py`."""
 
 from __future__ import annotations
 

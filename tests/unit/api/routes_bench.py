@@ -9,9 +9,6 @@ from typing import Any, NamedTuple, TypeVar
 from urllib.parse import unquote
 
 from openapi_check import check_reply
-from slimq.journal.record import Header, Position
-from slimq.journal.writer import Append
-from slimq.store.memory import MemoryStore
 
 from slimq.api.accept import Acceptor
 from slimq.api.app import make_app
@@ -23,7 +20,10 @@ from slimq.core.jobid import Minter
 from slimq.core.lifecycle import DONE, Move, done_dt
 from slimq.core.limits import CLAIM_MAX, LEASE_MS, MIB
 from slimq.errors import SlimqError
+from slimq.journal.record import Header, Position
+from slimq.journal.writer import Append
 from slimq.store.base import ControlStore, Cursor, Finished, KeyUse, NewJobs, Node
+from slimq.store.memory import MemoryStore
 
 T = TypeVar("T")
 SYSID = "n0dEsYs1"

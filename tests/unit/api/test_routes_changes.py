@@ -6,11 +6,11 @@ from collections.abc import Iterator
 
 import pytest
 from routes_bench import Bench
-from slimq.journal.record import Header
 
 from slimq.api.jobs import Waits
 from slimq.core.limits import BULK_JOBS_MAX
 from slimq.errors import StoreUnavailable
+from slimq.journal.record import Header
 
 UNKNOWN = "0000000-testnode-0000"
 

@@ -7,12 +7,12 @@ from collections.abc import Iterator
 
 import pytest
 from routes_bench import SYSID, Bench, Reply
-from slimq.journal.record import Header
 
 from slimq.api.jobs import JobRoutes, Waits
 from slimq.core.job import Result
 from slimq.core.limits import LEASE_MS, WAIT_MAX_S
 from slimq.errors import StoreUnavailable
+from slimq.journal.record import Header
 
 UNKNOWN = "0000000-testnode-0000"
 

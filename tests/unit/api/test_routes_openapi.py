@@ -11,8 +11,8 @@ from collections.abc import Callable, Iterator
 from typing import Any
 from urllib.parse import quote
 
-import openapi_check as api
 import msgspec
+import openapi_check as api
 import pytest
 from routes_bench import Bench, Reply
 
