@@ -32,11 +32,9 @@ class Dispatcher:
         self._start = start
         self._kill = kill
         self._renewed_at = 0
+        self._lost: set[str] = set()  # ids, of runs that did not end yet
         self.flights: set[Flight] = set()
-
-    @property
-    def running_jobs(self) -> int:
-        return sum(len(flight.batch.jobs) for flight in self.flights)
+        self.running_jobs = 0  # read by other threads
 
     def step(self) -> int:
         """Start what may start; return how many jobs. Raises StoreUnavailable."""
@@ -47,13 +45,14 @@ class Dispatcher:
 
     def landed(self, flight: Flight, now: int) -> None:
         """A flight is over and its jobs are finished or lost."""
-        self.flights.discard(flight)
         batch = flight.batch
+        self.flights.discard(flight)
+        self.running_jobs -= len(batch.jobs)
         self._scheduler.ended(batch.type, batch.handler, now)
 
     def renew(self, *, now: bool = False) -> int:
         """Extend all leases when it is time; stop runs that lost all of theirs. Return
-        how many leases were lost."""
+        how many leases were lost since the last time."""
         boot = self._clock.boot_ms()
         if not self.flights or (boot - self._renewed_at < RENEW_MS and not now):
             return 0
@@ -62,9 +61,10 @@ class Dispatcher:
         self._renewed_at = boot
         for flight in self.flights:
             flight.deadline_ms = boot + LEASE_MS
-        if lost:
-            self._kill([f for f in self.flights if all(j.id in lost for j in f.batch.jobs)])
-        return len(lost)
+        fresh, self._lost = lost - self._lost, lost
+        if fresh:
+            self._kill([f for f in self.flights if _ids(f) <= lost and _ids(f) & fresh])
+        return len(fresh)
 
     def release(self, flight: Flight) -> None:
         """Give back the jobs of a flight that was killed."""
@@ -94,6 +94,7 @@ class Dispatcher:
         ]
         self.flights.update(flights)
         count = len(claim.jobs)
+        self.running_jobs += count
         self._scheduler.claimed(pick, len(flights), count, claim.next_at, started)
         if flights:
             self._start(flights)
@@ -102,6 +103,10 @@ class Dispatcher:
 
 def _leases(flight: Flight) -> list[Lease]:
     return [Lease(job.id, job.attempt) for job in flight.batch.jobs]
+
+
+def _ids(flight: Flight) -> set[str]:
+    return {job.id for job in flight.batch.jobs}
 
 
 def _cut(jobs: list[Job], size: int) -> list[list[Job]]:

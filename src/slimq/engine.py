@@ -9,6 +9,7 @@ from __future__ import annotations
 import threading
 from collections import Counter, deque
 from collections.abc import Callable
+from typing import NamedTuple
 
 from slimq.core.limits import SCAN_TYPES_MAX
 from slimq.dispatch import Dispatcher
@@ -19,12 +20,23 @@ from slimq.janitor import Janitor
 from slimq.journal.record import Position
 from slimq.runner.flight import Flight
 from slimq.scheduler import Scheduler
-from slimq.store.base import EngineStore
+from slimq.store.base import EngineStore, StoreFull
 from slimq.system.log import EventLog
 
 SCAN_S = 1.0  # other nodes may have added work, or set something
 SAFE_EVERY_MS = 30_000
 PAUSE_MIN_S, PAUSE_MAX_S = 0.1, 2.0
+COUNTERS = ("ingested", "purged", "freed", "leases_lost", "stale_completions")
+
+
+class Facts(NamedTuple):
+    """How the engine is, for people. `oldest_waiting_ms` is how long the job that waits
+    longest has been due, as far as this node knows; up to a second old."""
+
+    store_error: str | None
+    oldest_waiting_ms: int
+    running_batches: int
+    running_jobs: int
 
 
 class SysidTaken(Exception):
@@ -61,6 +73,8 @@ class Engine:
         self._control_version = -1
         self._scan_at = self._safe_at = 0
         self._scan_after = ""
+        self._oldest_waiting_ms = 0
+        self._damaged_pieces = 0
         self.store_error: str | None = None
         self.stopped = False
         self.draining = False
@@ -83,6 +97,14 @@ class Engine:
         self._ended = True
         self._wake.set()
 
+    def facts(self) -> Facts:
+        return Facts(
+            self.store_error,
+            self._oldest_waiting_ms,
+            len(self._dispatcher.flights),
+            self._dispatcher.running_jobs,
+        )
+
     def run(self) -> None:
         pause = PAUSE_MIN_S
         while not self._ended:
@@ -96,6 +118,8 @@ class Engine:
                 if self.store_error is None:
                     self._log.error("store.unavailable", reason=error.detail)
                 self.store_error = error.detail
+                if isinstance(error, StoreFull):
+                    self._ingester.make_room()
                 self._wake.wait(pause)
                 pause = min(pause * 2, PAUSE_MAX_S)
         self._last_step()
@@ -135,11 +159,18 @@ class Engine:
 
     def _ingest(self) -> bool:
         ingested = self._ingester.step()
+        self._report_damage()
         if ingested is None:
             return self._ingester.behind
         self.counters["ingested"] += ingested.added
         self._due(ingested.heads, self._store.now())
         return True
+
+    def _report_damage(self) -> None:
+        pieces = self._ingester.damaged_pieces
+        if pieces > self._damaged_pieces:
+            self._damaged_pieces = pieces
+            self._log.error("journal.damaged", pieces=pieces, do="slimq journal check")
 
     def _due(self, heads: dict[str, int], now: int) -> None:
         for type_, at in heads.items():
@@ -193,6 +224,8 @@ class Engine:
         now = self._store.now()
         if now < self._scan_at:
             return
+        oldest_at = self._scheduler.oldest_at()
+        self._oldest_waiting_ms = 0 if oldest_at is None else max(0, now - oldest_at)
         found = self._store.due(now + 2_000, self._scan_after, SCAN_TYPES_MAX)
         for type_, at in found:
             self._scheduler.due(type_, at, now)

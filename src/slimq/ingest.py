@@ -51,6 +51,27 @@ class Ingester:
         """Whether the journal holds what is not in the store yet."""
         return self.position < self._writer.end
 
+    @property
+    def damaged_pieces(self) -> int:
+        """How many damaged pieces of the journal were put aside since the start."""
+        quarantine = self._writer.quarantine
+        return 0 if quarantine is None else quarantine.pieces
+
+    def pending_bytes(self) -> int:
+        """Return how much of the journal is not in the store yet. For any thread."""
+        position, end = self.position, self._writer.end
+        sealed = sum(
+            (segment.end or 0) - (position.offset if segment.number == position.segment else 0)
+            for segment in self._writer.segments
+            if position.segment <= segment.number < end.segment
+        )
+        behind = position.offset if position.segment == end.segment else 0
+        return sealed + end.offset - behind
+
+    def make_room(self) -> None:
+        """The store found no room: give it the journal's reserve, if the disk is the same."""
+        self._writer.make_room()
+
     def step(self) -> Ingested | None:
         """Move at most INGEST_JOBS_MAX jobs; return what came in, None when nothing waits.
 

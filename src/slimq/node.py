@@ -26,11 +26,14 @@ from slimq.api.accept import Acceptor
 from slimq.api.app import make_app
 from slimq.api.keys_pending import PendingKeys
 from slimq.api.server import Server
+from slimq.api.waiting import JobWatch, SafeWatch
 from slimq.config import Config
 from slimq.core.handler import Handler
 from slimq.core.jobid import Minter, make_sysid
+from slimq.core.limits import CONNECTIONS_MAX, FILES_RESERVED
+from slimq.core.status import Outcome
 from slimq.dispatch import Dispatcher
-from slimq.engine import Engine
+from slimq.engine import COUNTERS, Engine
 from slimq.errors import DurabilityUnmet, JournalFailed, SlimqError
 from slimq.finish import Finisher
 from slimq.ingest import Ingester
@@ -41,9 +44,10 @@ from slimq.journal.commit import GroupCommit
 from slimq.journal.reader import JournalReader
 from slimq.journal.record import Header, JobLine, Position
 from slimq.journal.writer import JournalWriter
+from slimq.node_state import StateFile
 from slimq.runner.base import Runner
 from slimq.runner.command import CommandRunner
-from slimq.runner.flight import WATCH_S, Flight, Flights
+from slimq.runner.flight import WATCH_S, Flights
 from slimq.runner.http import HttpRunner
 from slimq.scheduler import Scheduler
 from slimq.store.base import ControlStore, Cursor
@@ -52,25 +56,11 @@ from slimq.system.chance import SystemChance
 from slimq.system.clock import SystemClock
 from slimq.system.disk import SystemDisk
 from slimq.system.log import EventLog, frames
+from slimq.system.process import raise_open_files
 
 T = TypeVar("T")
 CHILDREN_TIMEOUT_S = 20.0  # shorter than a lease: the engine waits meanwhile
 STORED_TIMEOUT_S = 10.0
-
-
-class NodeState(msgspec.Struct):
-    """What a node keeps between boots, in `node.json`. `former` are sysids of earlier
-    boots whose jobs are not taken back yet."""
-
-    former: list[str] = []
-    stopped: bool = False
-
-    def save(self, path: Path) -> None:
-        new = path.with_suffix(".new")
-        new.write_bytes(msgspec.json.encode(self))
-        with new.open("rb") as file:
-            os.fsync(file.fileno())
-        new.replace(path)
 
 
 def run(config: Config, *, log: EventLog, ready: Callable[[str], None]) -> int:
@@ -92,16 +82,16 @@ class Node:
             config.journal_path, disk=disk, clock=self._clock, chance=self._chance
         )
         self._recovery = self._writer.open()
-        self._state_path = Path(config.data.path, "node.json")
-        self._state = self._read_state()
+        self._state_file = StateFile(Path(config.data.path, "node.json"))
+        self._state = self._state_file.read()
         self._reader = JournalReader(self._writer)
         self._commit = GroupCommit(self._writer, self._deliver, clock=self._clock)
         self._budget = BodyBudget(config.journal_path, disk=disk, body_max=config.accept.body_max)
         self._store = SqliteStore(config.store_path, clock=self._clock, durable=False)
         self._api_store = SqliteStore(config.store_path, clock=self._clock, durable=True)
         self._api_thread = ThreadPoolExecutor(1, "api-store")
-        self._watchers: dict[str, list[asyncio.Future[None]]] = {}
-        self._stored: list[tuple[Position, asyncio.Future[None]]] = []
+        self._jobs = JobWatch()
+        self._safe = SafeWatch()
         self._accepted = 0
         self._started_at = self._clock.wall_ms()
         self._quit = asyncio.Event()
@@ -111,7 +101,9 @@ class Node:
         self._loop = asyncio.get_running_loop()
         self._build()
         app = cast("ASGI3Application", make_app(self, self._acceptor))
-        server = Server(app, self._acceptor)
+        files = raise_open_files(CONNECTIONS_MAX + FILES_RESERVED)
+        room = max(1, min(CONNECTIONS_MAX, files - FILES_RESERVED))
+        server = Server(app, self._acceptor, connections_max=room)
         port = await server.start(self._config.server.host, self._config.server.port)
         threads = [
             threading.Thread(target=self._guarded, args=(run,), name=name)
@@ -156,35 +148,32 @@ class Node:
 
     def status(self) -> dict[str, Any]:
         refusal = self._writer.refusal()
+        engine = self._engine.facts()
         return {
             "sysid": self.sysid,
             "version": __version__,
             "started_at": self._started_at,
             "data": str(self._config.data.path),
-            "store": {"path": str(self._config.store_path), "error": self._engine.store_error},
+            "store": {"path": str(self._config.store_path), "error": engine.store_error},
             "journal": {
                 "error": None if refusal is None else refusal.detail,
-                "pending_bytes": self._pending_bytes(),
+                "pending_bytes": self._ingester.pending_bytes(),
+                "bytes": self._writer.size_bytes,
                 "segments": len(self._writer.segments),
+                "quarantined": self._ingester.damaged_pieces,
             },
             "engine": {
                 "state": "stopped" if self.stopped else "running",
-                "running_batches": len(self._dispatcher.flights),
+                "oldest_waiting_ms": engine.oldest_waiting_ms,
+                "running_batches": engine.running_batches,
+                "running_jobs": engine.running_jobs,
             },
             "counters": {
                 "accepted": self._accepted,
-                "finished": {name: self._engine.outcomes[name] for name in _OUTCOMES},
-                **{name: self._engine.counters[name] for name in _COUNTERS},
+                "finished": {name: self._engine.outcomes[name] for name in Outcome},
+                **{name: self._engine.counters[name] for name in COUNTERS},
             },
         }
-
-    def _pending_bytes(self) -> int:
-        """How much of the journal is not in the store yet."""
-        position, end = self._ingester.position, self._writer.end
-        if position.segment == end.segment:
-            return end.offset - position.offset
-        between = (s.end or 0 for s in self._writer.segments if s.number >= position.segment)
-        return sum(between) - position.offset + end.offset
 
     def pending(self, id: str) -> Header | None:
         return self._reader.find(id, self._ingester.position)
@@ -196,21 +185,16 @@ class Node:
         return await self._loop.run_in_executor(self._api_thread, question, self._api_store)
 
     async def stored(self, segment: int, offset: int) -> None:
-        future: asyncio.Future[None] = self._loop.create_future()
-        self._stored.append((Position(segment, offset), future))
         self._engine.want_safe = True
         self._engine.wake()
         try:
-            await asyncio.wait_for(future, STORED_TIMEOUT_S)
+            await self._safe.reached(Position(segment, offset), STORED_TIMEOUT_S)
         except TimeoutError as error:
             rule = "the store does not take the jobs now; they are in the journal and will run"
             raise DurabilityUnmet(rule, headers={"Retry-After": "5"}) from error
 
     def watch(self, id: str) -> asyncio.Future[None]:
-        future: asyncio.Future[None] = self._loop.create_future()
-        self._watchers.setdefault(id, []).append(future)
-        future.add_done_callback(lambda done: self._unwatch(id, done))
-        return future
+        return self._jobs.watch(id)
 
     # --- building ----------------------------------------------------------
 
@@ -243,7 +227,7 @@ class Node:
         self._runners: dict[str, Runner] = {"exec": CommandRunner(), "http": http}
         slots = config.run.exec_slots or 2 * (os.cpu_count() or 1)
         scheduler = Scheduler({"exec": slots, "http": config.run.http_slots})
-        self._flights = Flights(self._runners, self._clock, self._landed)
+        self._flights = Flights(self._runners, self._clock, lambda f: self._engine.landed(f))
         self._dispatcher = Dispatcher(
             self._store,
             scheduler,
@@ -261,13 +245,13 @@ class Node:
             janitor=self._janitor(),
             log=self._log,
             former=list(self._state.former),
-            moved=lambda ids: self._call(self._moved, ids),
+            moved=lambda ids: self._call(self._jobs.moved, ids),
             safe=lambda position: self._call(self._on_safe, position),
             freed_former=lambda sysid: self._call(self._on_former_freed, sysid),
         )
         self._engine.stopped = self._state.stopped
         self._state.former.append(self.sysid)
-        self._state.save(self._state_path)
+        self._state_file.save(self._state)
 
     def _janitor(self) -> Janitor:
         config = self._config
@@ -280,12 +264,6 @@ class Node:
             failed_ms=config.purge.failed_ms,
             bytes_max=config.store.bytes_max,
         )
-
-    def _read_state(self) -> NodeState:
-        try:
-            return msgspec.json.decode(self._state_path.read_bytes(), type=NodeState)
-        except FileNotFoundError:
-            return NodeState()
 
     def _restore_keys(self) -> None:
         """Remember the keys of what the journal holds and the store may not know yet."""
@@ -362,43 +340,19 @@ class Node:
         if append.error is not None:
             raise append.error
 
-    def _landed(self, flight: Flight) -> None:
-        self._engine.landed(flight)
-
-    def _moved(self, ids: list[str]) -> None:
-        if self._watchers:
-            for id_ in ids:
-                for future in self._watchers.get(id_, [])[:]:
-                    if not future.done():
-                        future.set_result(None)
-
-    def _unwatch(self, id_: str, future: asyncio.Future[None]) -> None:
-        futures = self._watchers.get(id_, [])
-        if future in futures:
-            futures.remove(future)
-        if not futures:
-            self._watchers.pop(id_, None)
-
     def _on_safe(self, position: Position) -> None:
-        waiting, self._stored = self._stored, []
-        for wanted, future in waiting:
-            if future.done():
-                continue
-            if wanted <= position:
-                future.set_result(None)
-            else:
-                self._stored.append((wanted, future))
-                self._engine.want_safe = True
-                self._engine.wake()
+        if self._safe.reach(position):
+            self._engine.want_safe = True
+            self._engine.wake()
 
     def _on_former_freed(self, sysid: str) -> None:
         if sysid in self._state.former:
             self._state.former.remove(sysid)
-            self._state.save(self._state_path)
+            self._state_file.save(self._state)
 
     def _set_stopped(self, stopped: bool) -> None:
         self._state.stopped = self._engine.stopped = stopped
-        self._state.save(self._state_path)
+        self._state_file.save(self._state)
         self._log.info("engine.stopped" if stopped else "engine.started")
         self._engine.wake()
 
@@ -429,15 +383,11 @@ class Node:
             self._store.leave(self.sysid)
             if not self._failed:  # else jobs may be leased still: the next boot takes them back
                 self._state.former.remove(self.sysid)
-                self._state.save(self._state_path)
+                self._state_file.save(self._state)
         self._api_thread.shutdown()
         self._store.close()
         self._api_store.close()
         self._writer.close()
-
-
-_OUTCOMES = ("ok", "failed", "error", "retry")
-_COUNTERS = ("ingested", "purged", "freed", "leases_lost", "stale_completions")
 
 
 def replay(config: Config, since_segment: int) -> None:

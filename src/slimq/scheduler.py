@@ -113,6 +113,11 @@ class Scheduler:
         least = self._timers.least()
         return None if least is None else int(least[0])
 
+    def oldest_at(self) -> int | None:
+        """Return when the work that waits longest became due, or the first will. Looks at
+        every type with waiting work."""
+        return min((s.next_at for s in self._types.values() if s.next_at is not None), default=None)
+
     def without_handler(self) -> list[str]:
         """Return the types whose waiting work has no handler."""
         waiting = (state for state in self._types.values() if state.next_at is not None)

@@ -107,7 +107,7 @@ def accepted_answer(accepted: Accepted, all_ids: bool, text: bool) -> Answer:
     if text:
         return Answer(202, headers, f"{accepted.first}..{block.last}\n".encode())
     body = {"ok": True, "count": block.count, "first": accepted.first, "last": block.last}
-    return Answer(202, headers, msgspec.json.encode(body))
+    return Answer(202, headers, msgspec.json.encode(body) + b"\n")
 
 
 def _text(ids: list[str]) -> bytes:
@@ -117,7 +117,7 @@ def _text(ids: list[str]) -> bytes:
 def _json(ids: list[str]) -> bytes:
     """Ids need no escaping, so that joining them is the fastest encoder."""
     listed = '","'.join(ids)
-    return f'{{"ok":true,"count":{len(ids)},"ids":["{listed}"]}}'.encode("ascii")
+    return f'{{"ok":true,"count":{len(ids)},"ids":["{listed}"]}}\n'.encode("ascii")
 
 
 def fields_of(request: Request) -> dict[bytes, bytes]:

@@ -160,4 +160,4 @@ def _answer(accepted: AcceptedJobs, text: bool) -> Answer:
     document = {"ok": True, "count": len(accepted.ids), "ids": accepted.ids}
     if accepted.replayed:
         document["replayed"] = accepted.replayed
-    return Answer(202, headers, msgspec.json.encode(document))
+    return Answer(202, headers, msgspec.json.encode(document) + b"\n")

@@ -84,7 +84,7 @@ def render(error: SlimqError, accept: str = "") -> Answer:
         headers += [("content-type", TEXT_TYPE), ("x-content-type-options", "nosniff")]
         return Answer(error.status, headers, f"{error.title}: {error.detail}\n".encode())
     headers.append(("content-type", PROBLEM_TYPE))
-    return Answer(error.status, headers, msgspec.json.encode(document(error)))
+    return Answer(error.status, headers, msgspec.json.encode(document(error)) + b"\n")
 
 
 def to_response(answer: Answer) -> Response:

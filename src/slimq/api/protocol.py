@@ -33,7 +33,7 @@ from slimq.api.head import CHUNKED, END, Head, accept_of, check_unfinished
 from slimq.api.problem import Answer, render
 from slimq.api.surface import AppBody, Surface
 from slimq.core.limits import HEAD_MAX
-from slimq.errors import CallerError, SlimqError, Timeout
+from slimq.errors import CallerError, OperatorError, SlimqError, Timeout
 
 _CLOSING = frozenset({400, 408, 413, 431})  # after these the rest of the stream is not trusted
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
@@ -83,6 +83,8 @@ class AcceptProtocol(HttpToolsProtocol):
         self._deadline = self.loop.time() + self._surface.deadlines.header_s
         if self._surface.draining:
             self._close()
+        elif len(self.server_state.connections) > self._surface.connections_max:
+            self._refuse(OperatorError("too many connections at a time; close some, or wait"))
 
     def data_received(self, data: bytes) -> None:
         if self._state >= State.LINGER:

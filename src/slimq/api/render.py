@@ -31,8 +31,9 @@ _encode = msgspec.json.Encoder().encode
 def json_response(
     document: Mapping[str, Any], status: int = 200, headers: Mapping[str, str] | None = None
 ) -> Response:
+    """Return a document as an answer. It ends with a newline, for terminals."""
     fixed = {"content-type": JSON_TYPE, "cache-control": "no-store"}
-    return Response(_encode(document), status, {**fixed, **(headers or {})})
+    return Response(_encode(document) + b"\n", status, {**fixed, **(headers or {})})
 
 
 def time_text(ms: int) -> str:

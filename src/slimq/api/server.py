@@ -17,6 +17,7 @@ from slimq.api.add import AddIntake
 from slimq.api.head import HeadReader, is_loopback
 from slimq.api.protocol import AcceptProtocol
 from slimq.api.surface import Deadlines, Surface
+from slimq.core.limits import CONNECTIONS_MAX
 from slimq.errors import ConfigError, PortInUse, StartError
 
 BACKLOG = 2048  # connections that the kernel holds until they are accepted
@@ -37,8 +38,10 @@ class Server:
         *,
         allows_host: Callable[[str], bool] = is_loopback,
         deadlines: Deadlines = Deadlines(),  # noqa: B008 -- immutable
+        connections_max: int = CONNECTIONS_MAX,
     ) -> None:
-        self._surface = Surface(HeadReader(allows_host), AddIntake(acceptor), deadlines)
+        heads, intake = HeadReader(allows_host), AddIntake(acceptor)
+        self._surface = Surface(heads, intake, deadlines, connections_max)
         self._config = Config(
             app,
             http=AcceptProtocol,

@@ -114,9 +114,11 @@ def _error(status: dict[str, Any], part: str) -> str | None:
 
 
 def _store_members(store: ControlStore) -> View:
-    totals = msgspec.structs.asdict(store.totals())
+    jobs = msgspec.structs.asdict(store.totals())
+    size = {name: jobs.pop(name) for name in ("types", "bytes")}
     return {
-        "store": {"up": True, "error": None, **totals},
+        "store": {"up": True, "error": None, **size},
+        "jobs": jobs,
         "nodes": [node_view(node) for node in store.nodes()],
         "types_without_handler": _unserved(store),
     }

@@ -29,10 +29,13 @@ class Deadlines(NamedTuple):
 class Surface:
     """What all connections of a server share."""
 
-    def __init__(self, heads: HeadReader, intake: AddIntake, deadlines: Deadlines) -> None:
+    def __init__(
+        self, heads: HeadReader, intake: AddIntake, deadlines: Deadlines, connections_max: int
+    ) -> None:
         self.heads = heads
         self.intake = intake
         self.deadlines = deadlines
+        self.connections_max = connections_max
         self.draining = False
         self.buffered = 0  # bytes of all bodies that are on their way to the app
 

@@ -40,14 +40,14 @@ def command(node: Caller, as_json: bool) -> None:
 
 def members(status: dict[str, Any]) -> dict[str, Any]:
     """Return what people want to see of `GET /status`."""
-    store = status.get("store", {})
+    jobs = status.get("jobs", {})
     journal, waited_ms = part(status, "journal"), part(status, "engine").get("oldest_waiting_ms")
     return {
         "state": status["state"],
         "version": status["version"],
         "node": status["sysid"],
-        "waiting": store.get("waiting"),
-        "running": store.get("running"),
+        "waiting": jobs.get("waiting"),
+        "running": jobs.get("running"),
         "oldest wait": None if waited_ms is None else duration_text(waited_ms),
         "journal behind": size_text(journal.get("pending_bytes") or 0),
         "journal": problem(status, "journal") or "ok",

@@ -85,13 +85,13 @@ def figures(before: Sample, now: Sample) -> dict[str, Any]:
     rates = [
         round((new - old) / seconds, 1) for old, new in zip(before.totals, now.totals, strict=True)
     ]
-    store = now.status.get("store", {})
+    jobs = now.status.get("jobs", {})
     journal = status_view.part(now.status, "journal")
     return {
         "state": now.status["state"],
         **dict(zip(("accepted_rate", "ok_rate", "failed_rate"), rates, strict=True)),
-        "waiting": store.get("waiting"),
-        "running": store.get("running"),
+        "waiting": jobs.get("waiting"),
+        "running": jobs.get("running"),
         "oldest_wait_ms": _oldest_wait_ms(now),
         "journal_pending_bytes": journal.get("pending_bytes") or 0,
         "store_error": status_view.problem(now.status, "store"),

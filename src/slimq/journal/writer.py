@@ -92,6 +92,11 @@ class JournalWriter:
         """The headers of acknowledged records that are not yet durable."""
         return [append.header for append in self._owed]
 
+    @property
+    def size_bytes(self) -> int:
+        """How long all segments are together."""
+        return sum(segment.end or 0 for segment in self.segments[:-1]) + self.end.offset
+
     def refusal(self) -> SlimqError | None:
         """Return why appends are refused now (a new error each time), or None."""
         error = self._refusal
@@ -133,9 +138,14 @@ class JournalWriter:
             self._refusal = None
 
     def make_room(self) -> None:
-        """Free the reserve and refuse appends until it can be made again: for a store that
-        found the disk full. May be called from any thread."""
-        self._refuse(disk_full("the store needs the journal's reserve"))
+        """Free the reserve when the disk is full, and refuse appends until it can be made
+        again: for a store that found no room, perhaps on this disk. May be called from any
+        thread."""
+        try:
+            if self._refusal is None and self._reserve.is_low():
+                self._refuse(disk_full("the store needs the journal's reserve"))
+        except OSError as error:
+            self._refuse(journal_error(error, _FAILED))
 
     def sweep(self, behind: Position, now_ms: int, retain_ms: int) -> int:
         """Delete segments that lie wholly before `behind` and were last written more than

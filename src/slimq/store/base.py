@@ -7,8 +7,8 @@ step of the machine in `core/lifecycle.py`, and speaks in batches.
 
 Rules for all:
 - Times are ms since the epoch by the store's own clock; leases are judged by no other.
-- A store that cannot be used now raises StoreUnavailable (from any method), changes
-  nothing, and works again by itself when the cause is gone.
+- A store that cannot be used now raises StoreUnavailable (from any method; StoreFull when
+  its disk is), changes nothing, and works again by itself when the cause is gone.
 - The cost of `due` and `claim` depends on what they return, not on the backlog and not
   on the number of idle types.
 - A store object is used by one thread at a time unless it says otherwise; several store
@@ -25,6 +25,7 @@ import msgspec
 from slimq.core.handler import Handler
 from slimq.core.job import Job
 from slimq.core.lifecycle import Lease, Move
+from slimq.errors import StoreUnavailable
 
 ORDERED_POLL_MS = 1_000  # an ordered type whose job runs is worth asking again after this
 NODES_KEPT_MS = 24 * 3600 * 1000  # how long a node that died is still shown
@@ -361,6 +362,10 @@ class ControlStore(QuestionStore, Protocol):
         """Cancel up to `limit` waiting jobs of a type; return how many. Again until 0."""
 
     def close(self) -> None: ...
+
+
+class StoreFull(StoreUnavailable):
+    """There is no room for the change. The journal's reserve may help."""
 
 
 class CursorMoved(Exception):

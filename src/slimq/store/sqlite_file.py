@@ -17,6 +17,7 @@ import apsw
 
 from slimq.core.limits import QUERY_SECONDS_MAX
 from slimq.errors import StartError, StoreTooNew, StoreUnavailable
+from slimq.store.base import StoreFull
 from slimq.store.migrate import scripts
 from slimq.store.sqlite_clock import StoreClock
 from slimq.store.sqlite_turn import POLL_MS, Turnstile, pause
@@ -199,7 +200,8 @@ class SqliteFile:
             )
         if isinstance(error, _WAITING_HELPS):
             return self._cannot(_LOCKED, StoreLocked)
-        return self._cannot(f"{_CAUSES.get(type(error), 'SQLite refuses it')} ({error})")
+        kind = StoreFull if isinstance(error, apsw.FullError) else StoreUnavailable
+        return self._cannot(f"{_CAUSES.get(type(error), 'SQLite refuses it')} ({error})", kind)
 
     def _cannot(
         self, why: str, kind: type[StoreUnavailable] = StoreUnavailable

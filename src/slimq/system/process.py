@@ -12,6 +12,7 @@ import ctypes
 import errno
 import fcntl
 import os
+import resource
 import signal
 from collections.abc import Mapping, Sequence
 from typing import Protocol
@@ -26,6 +27,17 @@ _SEALS = fcntl.F_SEAL_WRITE | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SHRINK | fcntl.F_
 _UNCATCHABLE = {signal.SIGKILL, signal.SIGSTOP}
 _TO_DEFAULT = [number for number in signal.valid_signals() if number not in _UNCATCHABLE]
 _LIBC = ctypes.CDLL(None, use_errno=True)
+
+
+def raise_open_files(most: int) -> int:
+    """Let this process have up to `most` open files, as far as its hard limit allows;
+    return how many it may have. Its children inherit that."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = most if hard == resource.RLIM_INFINITY else min(most, hard)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+        return wanted
+    return most if soft == resource.RLIM_INFINITY else soft
 
 
 class Child(Protocol):

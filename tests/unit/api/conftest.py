@@ -77,8 +77,8 @@ class Served:
         return bool(self.run(wait()))
 
     @contextmanager
-    def wire(self) -> Iterator[Wire]:
-        connection = socket.create_connection(("127.0.0.1", self.port), timeout=10)
+    def wire(self, port: int | None = None) -> Iterator[Wire]:
+        connection = socket.create_connection(("127.0.0.1", port or self.port), timeout=10)
         try:
             yield Wire(connection)
         finally:

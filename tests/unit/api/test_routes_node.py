@@ -105,11 +105,12 @@ def test_the_status_tells_of_the_node_the_store_the_nodes_and_what_nobody_runs(b
     status = bench.get("/status").json
     assert (status["sysid"], status["version"], status["state"]) == (SYSID, __version__, "running")
     assert status["node"] == FACTS
-    assert (status["store"]["up"], status["store"]["waiting"], status["store"]["types"]) == (
+    assert (status["store"]["up"], status["store"]["error"], status["store"]["types"]) == (
         True,
-        2,
+        None,
         2,
     )
+    assert (status["jobs"]["waiting"], status["jobs"]["error"]) == (2, 0)
     assert status["types_without_handler"] == ["acme/mail"]
     assert status["nodes"] == [
         {

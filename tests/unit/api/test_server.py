@@ -48,6 +48,21 @@ def test_a_port_that_cannot_be_is_named(served):
     served.run(start())
 
 
+def test_callers_beyond_the_most_are_refused_and_those_that_are_there_are_served(served):
+    async def start() -> tuple[Server, int]:
+        server = Server(served.app, served.acceptor, connections_max=1)
+        return server, await server.start("127.0.0.1", 0)
+
+    server, port = served.run(start())
+    with served.wire(port) as there:
+        assert there.request("/add?jobtype=a", b"x").status == 202
+        with served.wire(port) as refused:
+            assert refused.reply().status == 503
+            assert refused.closed()
+        assert there.request("/add?jobtype=a", b"x").status == 202
+    served.run(server.stop(1))
+
+
 def test_stopping_ends_idle_connections_at_once_and_refuses_new_ones(served):
     with served.wire() as fresh, served.wire() as used:
         assert used.request("/add?jobtype=a", b"x").status == 202

@@ -10,7 +10,7 @@ CHUNK = b"x" * (1 << 20)
 
 
 def surface_alone() -> Surface:
-    return Surface(heads=None, intake=None, deadlines=Deadlines())
+    return Surface(heads=None, intake=None, deadlines=Deadlines(), connections_max=1)
 
 
 def fill(surface: Surface, size: int) -> AppBody:

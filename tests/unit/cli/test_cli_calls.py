@@ -91,7 +91,8 @@ def status(*, accepted: int = 0, ok: int = 0, failed: int = 0, error: int = 0) -
                 "finished": {"ok": ok, "failed": failed, "error": error},
             },
         },
-        "store": {"up": True, "waiting": 7, "running": 3, "ok": 1, "failed": 2, "error": 5},
+        "store": {"up": True, "error": None},
+        "jobs": {"waiting": 7, "running": 3, "ok": 1, "failed": 2, "error": 5},
         "nodes": [],
         "types_without_handler": ["main/lost"],
     }
@@ -381,7 +382,7 @@ def test_top_shows_a_screen_without_control_sequences_when_nobody_watches(
 
 
 def test_top_goes_on_while_the_store_is_down(slimq: Any, node: Any) -> None:
-    down = {**status(), "store": {"up": False, "error": "disk I/O error"}}
+    down = {**status(), "store": {"up": False, "error": "disk I/O error"}, "jobs": {}}
     node.answer("GET", "/status", down)
     said = slimq("top", "--once")
     assert said.code == 0

@@ -209,13 +209,24 @@ def test_less_free_space_than_the_reserve_refuses_early_and_frees_the_reserve(
     bench.writer.close()
 
 
-def test_a_full_store_can_have_the_reserve(tmp_path: Path) -> None:
+def test_a_full_store_on_the_same_disk_gets_the_reserve(tmp_path: Path) -> None:
     bench = Bench(tmp_path / "journal", reserve=MIB)
     bench.writer.open()
+    bench.disk.free = MIB - 1
     bench.writer.make_room()
     assert not (bench.path / "reserve").exists()
     assert isinstance(bench.commit(b"x\n")[0].error, DiskFull)
+    bench.disk.free = 2 * MIB
     bench.writer.probe()
+    assert bench.commit(b"x\n")[0].error is None
+    bench.writer.close()
+
+
+def test_a_full_store_on_another_disk_does_not_stop_the_journal(tmp_path: Path) -> None:
+    bench = Bench(tmp_path / "journal", reserve=MIB)
+    bench.writer.open()
+    bench.writer.make_room()
+    assert (bench.path / "reserve").exists()
     assert bench.commit(b"x\n")[0].error is None
     bench.writer.close()
 
