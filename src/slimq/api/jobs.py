@@ -156,10 +156,10 @@ class JobRoutes:
         if not everything and where == JobFilter():
             filters = ", ".join(query.FILTER_PARAMETERS)
             raise query.bad("all", f"say which jobs ({filters}), or all=true for every job")
-        most = await self._node.ask(_job_count)
+        most, now = await self._node.ask(lambda store: (_job_count(store), store.now()))
         try:
             count = 0
-            for part in _parts(verb, where):
+            for part in _parts(verb, msgspec.structs.replace(where, done_at=now)):
                 count += await repeat(self._node, _change_part(verb, part), most)
         finally:
             self._node.wake()

@@ -9,21 +9,13 @@ from typing import Any, TextIO
 import click
 
 from slimq.cli.caller import Caller, part
-from slimq.cli.options import node_option
+from slimq.cli.options import every_client_option, node_option, page_option
 from slimq.cli.output import json_option, print_json, print_members, print_next, print_table
 from slimq.core.jobtype import EVERY_CLIENT
-from slimq.core.limits import LIST_MAX
 
 COLUMNS = ("client", "jobtype", "version", "lang", "body", "options", "created")
 EXEC_FLAG = "--exec"
 _ARGV = "slimq.argv"
-
-client_option = click.option(
-    "--client",
-    default=EVERY_CLIENT,
-    show_default=True,
-    help="For the jobs of this client; * for those of every client that has none of its own.",
-)
 
 
 class PutCommand(click.Command):
@@ -48,7 +40,7 @@ def command() -> None:
 
 @command.command(name="put", cls=PutCommand)
 @click.argument("jobtype")
-@client_option
+@every_client_option
 @click.option("--http", "url", metavar="URL", help="Address that jobs are posted to.")
 @click.option("--file", type=click.File("r"), help="JSON: {lang, body, options}; - for stdin.")
 @click.option(
@@ -124,9 +116,7 @@ def _option(pair: str) -> tuple[str, Any]:
 @click.option("--client", help="Handlers of this client; * for those of every client.")
 @click.option("--jobtype", help="Handlers of this jobtype.")
 @click.option("--after", metavar="CLIENT/JOBTYPE", help="Above this one: the next page.")
-@click.option(
-    "--limit", type=click.IntRange(1, LIST_MAX), default=100, show_default=True, help="How many."
-)
+@page_option
 @node_option
 @json_option
 def list_(node: Caller, as_json: bool, **query: Any) -> None:
@@ -157,7 +147,7 @@ def _row(handler: Mapping[str, Any]) -> list[Any]:
 
 @command.command(name="get")
 @click.argument("jobtype")
-@client_option
+@every_client_option
 @node_option
 @json_option
 def get(jobtype: str, client: str, node: Caller, as_json: bool) -> None:
@@ -172,7 +162,7 @@ def get(jobtype: str, client: str, node: Caller, as_json: bool) -> None:
 
 @command.command(name="rm")
 @click.argument("jobtype")
-@client_option
+@every_client_option
 @click.option("--yes", is_flag=True, help="Do not ask.")
 @node_option
 @json_option
@@ -190,7 +180,7 @@ def remove(jobtype: str, client: str, yes: bool, node: Caller, as_json: bool) ->
 
 @command.command(name="versions")
 @click.argument("jobtype")
-@client_option
+@every_client_option
 @node_option
 @json_option
 def versions(jobtype: str, client: str, node: Caller, as_json: bool) -> None:
@@ -206,7 +196,7 @@ def versions(jobtype: str, client: str, node: Caller, as_json: bool) -> None:
 
 @command.command(name="rollback")
 @click.argument("jobtype")
-@client_option
+@every_client_option
 @click.option("--version", type=int, help="Which; if not given, the one before the current.")
 @node_option
 @json_option

@@ -11,7 +11,8 @@ import click
 
 from slimq.cli.caller import DEFAULT_URL, Caller
 from slimq.config import DEFAULT_FOLDER, Config, load
-from slimq.core.jobtype import DEFAULT_CLIENT
+from slimq.core.jobtype import DEFAULT_CLIENT, EVERY_CLIENT
+from slimq.core.limits import LIST_MAX
 
 Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
 
@@ -33,6 +34,17 @@ node_option: Decorator = click.option(
 
 client_option: Decorator = click.option(
     "--client", default=DEFAULT_CLIENT, show_default=True, help="Whose jobs."
+)
+
+every_client_option: Decorator = click.option(
+    "--client",
+    default=EVERY_CLIENT,
+    show_default=True,
+    help="For the jobs of this client; * for those of every client that has none of its own.",
+)
+
+page_option: Decorator = click.option(
+    "--limit", type=click.IntRange(1, LIST_MAX), default=100, show_default=True, help="How many."
 )
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from slimq.cli.caller import Caller, part
-from slimq.cli.options import client_option, node_option
+from slimq.cli.options import client_option, every_client_option, node_option, page_option
 from slimq.cli.output import (
     cell,
     duration_text,
@@ -17,18 +17,9 @@ from slimq.cli.output import (
     print_next,
     print_table,
 )
-from slimq.core.jobtype import EVERY_CLIENT
-from slimq.core.limits import LIST_MAX
 
 COLUMNS = ("type", "waiting", "running", "ok", "failed", "error", "oldest wait", "handler", "state")
 UNSET = "none"
-
-policy_client_option = click.option(
-    "--client",
-    default=EVERY_CLIENT,
-    show_default=True,
-    help="For the jobs of this client; * for those of every client that has none of its own.",
-)
 
 
 @click.group(name="types")
@@ -40,9 +31,7 @@ def command() -> None:
 @click.option("--client", help="Types of this client.")
 @click.option("--jobtype", help="Types of this jobtype.")
 @click.option("--after", metavar="TYPE", help="Types above this one: the next page.")
-@click.option(
-    "--limit", type=click.IntRange(1, LIST_MAX), default=100, show_default=True, help="How many."
-)
+@page_option
 @node_option
 @json_option
 def list_(node: Caller, as_json: bool, **query: Any) -> None:
@@ -106,7 +95,7 @@ def _print_policy(policy: dict[str, Any], as_json: bool, following: str) -> None
 
 @command.command(name="pause")
 @click.argument("jobtype")
-@policy_client_option
+@every_client_option
 @node_option
 @json_option
 def pause(jobtype: str, client: str, node: Caller, as_json: bool) -> None:
@@ -116,7 +105,7 @@ def pause(jobtype: str, client: str, node: Caller, as_json: bool) -> None:
 
 @command.command(name="resume")
 @click.argument("jobtype")
-@policy_client_option
+@every_client_option
 @node_option
 @json_option
 def resume(jobtype: str, client: str, node: Caller, as_json: bool) -> None:
@@ -126,7 +115,7 @@ def resume(jobtype: str, client: str, node: Caller, as_json: bool) -> None:
 
 @command.command(name="set")
 @click.argument("jobtype")
-@policy_client_option
+@every_client_option
 @click.option("--weight", help=f"Share among the jobtypes of a client; {UNSET} unsets.")
 @click.option("--concurrency", help=f"Batches at a time on one node; {UNSET} unsets.")
 @click.option("--batch-size", help=f"Jobs in one batch; {UNSET} unsets.")

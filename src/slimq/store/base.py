@@ -186,6 +186,7 @@ class JobFilter(msgspec.Struct, kw_only=True, frozen=True):
 
     `state` is deferred, ready, running, abandoned or done; `outcome` (done jobs) is ok,
     failed or error; `since` and `until` bound the time of the id, in ms: [since, until).
+    Of done jobs, only those that were at `done_at`: none that ended since.
     """
 
     client: str | None = None
@@ -194,6 +195,7 @@ class JobFilter(msgspec.Struct, kw_only=True, frozen=True):
     outcome: str | None = None
     since: int | None = None
     until: int | None = None
+    done_at: int | None = None
 
 
 class TypeView(msgspec.Struct, kw_only=True):

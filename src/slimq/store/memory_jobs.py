@@ -185,6 +185,11 @@ def fits(row: Row, where: JobFilter, now: int) -> bool:
         and where.outcome in (None, outcome)
         and (where.since is None or where.since <= accepted_at)
         and (where.until is None or accepted_at < where.until)
+        and (
+            where.done_at is None
+            or state is not State.DONE
+            or lifecycle.finished_at(row.dt) <= where.done_at
+        )
     )
 
 

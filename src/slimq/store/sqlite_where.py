@@ -13,6 +13,7 @@ from typing import NamedTuple
 import apsw
 
 from slimq.core.jobid import TIME_MAX, to_base64
+from slimq.core.lifecycle import DONE_SHIFT_MS
 from slimq.store.base import JobFilter
 from slimq.store.counts import ERROR, FAILED, KINDS, OK, RUNNING, WAITING
 from slimq.store.sqlite_file import Read, Write
@@ -79,6 +80,9 @@ def choose(tx: Read | Write, where: JobFilter, before: str = "") -> Chosen:
         if text:
             conditions.append(bound)
             values[bound[-5:]] = text
+    if where.done_at is not None:
+        conditions.append("(lock <> '__done' OR dt <= :done_at)")
+        values["done_at"] = where.done_at + DONE_SHIFT_MS
     if before:
         conditions.append("id < :before")
         values["before"] = before

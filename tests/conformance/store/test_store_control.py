@@ -135,6 +135,19 @@ def test_retry_by_filter_runs_again_all_that_it_fits(yard: Yard):
     assert len(yard.claim()) == 6
 
 
+def test_a_filter_can_leave_out_jobs_that_ended_since(yard: Yard):
+    yard.add(count=2)
+    yard.run(400, limit=1)
+    asked_at = yard.now
+    yard.clock.advance(1)
+    yard.run(400, limit=1)
+    yard.add(dt=START_MS + 999)
+    where = JobFilter(done_at=asked_at)
+    assert yard.store.change_where("retry", where, 10) == 2
+    assert yard.store.change_where("retry", where, 10) == 0
+    assert yard.counts() == (2, 0, 0, 1, 0)
+
+
 def test_purging_a_type_cancels_its_waiting_jobs_alone(yard: Yard):
     yard.add(count=5)
     yard.add(dt=START_MS + 999)
