@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help run test check clean
+.PHONY: help run demo bench test check lock clean
 
 help: ## show this list
 	@sed -nE 's/^([a-z]+):.*## (.*)/make \1\t\2/p' Makefile
@@ -11,21 +11,33 @@ help: ## show this list
 .venv/ready: pyproject.toml requirements.lock
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "slimq needs Python >= 3.11: make PYTHON=python3.12 ...")'
 	$(PYTHON) -m venv .venv
-	$(BIN)/pip install -q --disable-pip-version-check -r requirements.lock
+	$(BIN)/pip install -q --disable-pip-version-check --require-hashes -r requirements.lock
 	$(BIN)/pip install -q --disable-pip-version-check --no-deps -e .
 	@touch .venv/ready
 
 run: .venv/ready ## start a node for use, on 127.0.0.1:3001, data in .slimq/
 	$(BIN)/slimq serve
 
+demo: .venv/ready ## the main job on real input: hash 20,000 files of this machine, and check
+	$(BIN)/python examples/demo.py
+
+bench: .venv/ready ## measure every promise of speed beside the physical limit, write docs/benchmarks.md
+	$(BIN)/python bench/run.py
+
 check: .venv/ready ## lint, formatting, types and import rules
-	$(BIN)/ruff check src tests
-	$(BIN)/ruff format --check src tests
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
 test: check ## check, then all tests
 	$(BIN)/python -m pytest
 
+lock: ## resolve the dependencies of pyproject.toml anew into requirements.lock, with hashes
+	$(PYTHON) -m venv .venv-lock
+	.venv-lock/bin/pip install -q 'uv>=0.13,<0.14'
+	.venv-lock/bin/uv pip compile pyproject.toml --extra dev --universal --python-version 3.11 \
+		--generate-hashes --upgrade --custom-compile-command 'make lock' -q -o requirements.lock
+
 clean: ## remove the virtualenv and caches (never data)
-	rm -rf .venv .pytest_cache .ruff_cache .mypy_cache .hypothesis
+	rm -rf .venv .venv-lock .pytest_cache .ruff_cache .mypy_cache .hypothesis
