@@ -52,7 +52,7 @@ from slimq.runner.http import HttpRunner
 from slimq.scheduler import Scheduler
 from slimq.store.base import ControlStore, Cursor
 from slimq.store.sqlite import SqliteStore
-from slimq.system.chance import SystemChance
+from slimq.system.chance import Chance, SystemChance
 from slimq.system.clock import SystemClock
 from slimq.system.disk import SystemDisk
 from slimq.system.log import EventLog, frames
@@ -65,17 +65,17 @@ STORED_TIMEOUT_S = 10.0
 
 def run(config: Config, *, log: EventLog, ready: Callable[[str], None]) -> int:
     """Run a node until it is told to quit; return the exit code. Raises StartError."""
-    return uvloop.run(Node(config, log).serve(ready))
+    return uvloop.run(Node(config, log, SystemChance()).serve(ready))
 
 
 class Node:
     """One node. Keeps `api.ports.NodePort`."""
 
-    def __init__(self, config: Config, log: EventLog) -> None:
+    def __init__(self, config: Config, log: EventLog, chance: Chance) -> None:
         self._config = config
         self._log = log
         self._clock = SystemClock()
-        self._chance = SystemChance()
+        self._chance = chance
         self.sysid = make_sysid(self._chance.token(6))
         disk = SystemDisk()
         self._writer = JournalWriter(

@@ -1,0 +1,188 @@
+"""A whole node in this process: how it starts, remembers, ends, and what ends it."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import json
+import shutil
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import pytest
+
+from slimq.config import Config, load
+from slimq.errors import FolderUnusable
+from slimq.node import Node, replay
+from slimq.store.base import Node as NodeRow
+from slimq.store.sqlite import SqliteStore
+from slimq.system.chance import SystemChance
+from slimq.system.clock import SystemClock
+from slimq.system.log import EventLog
+
+Scene = Callable[["Caller"], Awaitable[None]]
+ECHO = {"lang": "exec", "body": ["sed", "s/^/200 /"]}
+
+
+class SameChance(SystemChance):
+    """Draws the same token every time."""
+
+    def token(self, size: int) -> bytes:
+        return b"\7" * size
+
+
+class Caller:
+    """Talks to a node that runs on this loop."""
+
+    def __init__(self, session: aiohttp.ClientSession, node: Node) -> None:
+        self._session = session
+        self.node = node
+
+    async def call(self, method: str, path: str, **arguments: Any) -> Any:
+        async with self._session.request(method, path, **arguments) as answer:
+            assert answer.status < 300, await answer.text()
+            return await answer.json()
+
+    async def add(self, path: str, data: bytes) -> list[str]:
+        ids: list[str] = (await self.call("POST", path, data=data))["ids"]
+        return ids
+
+    async def durability(self, path: str, data: bytes) -> str:
+        async with self._session.post(path, data=data) as answer:
+            return answer.headers["Slimq-Durability"]
+
+    async def done(self, id_: str) -> Any:
+        job = await self.call("GET", f"/jobs/{id_}?wait=30")
+        assert job["state"] == "done"
+        return job
+
+
+class Yard:
+    """A data folder, and nodes that run on it one after the other."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.config: Config = load(
+            {"data.path": str(folder / "data"), "server.port": "0"}, {}, folder / "config"
+        )
+        self.log = io.StringIO()
+
+    def run(self, scene: Scene | None = None, chance: SystemChance | None = None) -> int:
+        """Run a node, play the scene, quit; return the exit code."""
+        log = EventLog(self.log, SystemClock())
+        return asyncio.run(self._serve(scene, Node(self.config, log, chance or SystemChance())))
+
+    async def _serve(self, scene: Scene | None, node: Node) -> int:
+        ready: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+        serving = asyncio.create_task(node.serve(ready.set_result))
+        url = await ready
+        try:
+            if scene is not None:
+                async with aiohttp.ClientSession(url) as session:
+                    await scene(Caller(session, node))
+                node.quit()
+        except BaseException:
+            node.quit()
+            await serving
+            raise
+        return await serving
+
+    def events(self) -> list[dict[str, Any]]:
+        return [json.loads(line) for line in self.log.getvalue().splitlines()]
+
+    def store(self) -> SqliteStore:
+        return SqliteStore(self.config.store_path, clock=SystemClock(), durable=True)
+
+
+@pytest.fixture
+def yard(tmp_path: Path) -> Yard:
+    return Yard(tmp_path)
+
+
+def test_a_sysid_that_a_living_node_has_ends_the_node_with_exit_code_1(yard: Yard) -> None:
+    async def look(caller: Caller) -> None:
+        sysids.append(caller.node.sysid)
+
+    sysids: list[str] = []
+    assert yard.run(look, SameChance()) == 0
+    store = yard.store()
+    assert store.register(NodeRow(sysids[0], store.now(), store.now(), {}))
+    store.close()
+    assert yard.run(chance=SameChance()) == 1
+    (died,) = [event for event in yard.events() if event["event"] == "thread.died"]
+    assert died["thread"] == "engine"
+    assert "start again" in died["reason"]
+
+
+def test_a_suspended_engine_is_suspended_after_a_restart_until_it_is_started(yard: Yard) -> None:
+    ids: list[str] = []
+
+    async def suspend(caller: Caller) -> None:
+        await caller.call("PUT", "/handlers/echo", json=ECHO)
+        await caller.call("POST", "/stop")
+        ids.extend(await caller.add("/add?jobtype=echo", b"x\n"))
+
+    async def resume(caller: Caller) -> None:
+        assert (await caller.call("GET", "/status"))["state"] == "stopped"
+        assert (await caller.call("GET", f"/jobs/{ids[0]}"))["state"] != "done"
+        await caller.call("POST", "/start")
+        assert (await caller.done(ids[0]))["result"] == "x"
+
+    assert (yard.run(suspend), yard.run(resume)) == (0, 0)
+
+
+def test_jobs_that_are_to_be_stored_are_in_the_store_when_the_answer_comes(yard: Yard) -> None:
+    async def scene(caller: Caller) -> None:
+        level = await caller.durability("/add?jobtype=later&durability=store", b"a\nb\n")
+        store = yard.store()
+        assert (level, store.totals().waiting) == ("store", 2)
+        store.close()
+
+    assert yard.run(scene) == 0
+
+
+def test_a_store_that_is_taken_back_to_a_backup_is_healed_from_the_journal(yard: Yard) -> None:
+    async def add_two(caller: Caller) -> None:
+        await caller.add("/add?jobtype=echo", b"a\nb\n")
+
+    async def run_all(caller: Caller) -> None:
+        await caller.call("PUT", "/handlers/echo", json=ECHO)
+        jobs = (await caller.call("GET", "/jobs?jobtype=echo"))["jobs"]
+        assert len(jobs) == 2
+        for job in jobs:
+            await caller.done(job["id"])
+
+    backup = yard.folder / "backup.db"
+    assert yard.run(_nothing) == 0
+    shutil.copy(yard.config.store_path, backup)
+    assert yard.run(add_two) == 0
+    shutil.copy(backup, yard.config.store_path)
+    assert yard.run(run_all) == 0
+
+
+def test_a_replay_reads_the_journal_again_and_adds_nothing_twice(yard: Yard) -> None:
+    async def add_two(caller: Caller) -> None:
+        await caller.add("/add?jobtype=later", b"a\nb\n")
+
+    async def count(caller: Caller) -> None:
+        await caller.durability("/add?jobtype=later&durability=store", b"c\n")
+        status = await caller.call("GET", "/status")
+        assert status["jobs"]["waiting"] == 3
+        assert status["node"]["counters"]["ingested"] == 1
+
+    assert yard.run(add_two) == 0
+    replay(yard.config, 0)
+    assert yard.run(count) == 0
+
+
+def test_a_damaged_state_file_is_named_with_what_to_do(yard: Yard) -> None:
+    assert yard.run(_nothing) == 0
+    Path(yard.config.data.path, "node.json").write_text("{")
+    with pytest.raises(FolderUnusable, match=r"node\.json is damaged.*delete it"):
+        yard.run(_nothing)
+
+
+async def _nothing(caller: Caller) -> None:
+    """Start and quit."""
