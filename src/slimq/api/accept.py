@@ -17,7 +17,8 @@ from slimq.api.keys_pending import Owner, PendingKeys, TypeKey
 from slimq.api.options import AddOptions, Durability
 from slimq.api.ports import NodePort
 from slimq.core.jobid import IdBlock, Minter, block_from
-from slimq.errors import BadBody, SlimqError
+from slimq.core.limits import ALL_IDS_MAX
+from slimq.errors import BadBody, BodyTooLarge, SlimqError
 from slimq.journal.append import Append
 from slimq.journal.body import Body
 from slimq.journal.record import Header, JobLine
@@ -141,6 +142,11 @@ class Acceptor:
     ) -> tuple[Header, IdBlock]:
         if not body.count:
             raise BadBody("the body has no line: every job is a line, which may be empty")
+        if options.all_ids and body.count > ALL_IDS_MAX:
+            raise BodyTooLarge(
+                f"ids=all answers at most {ALL_IDS_MAX} ids; without it the answer names the "
+                "first and the last"
+            )
         now = self._clock.wall_ms()
         due = options.when.due_at(now)
         ids = self._minter.block(body.count, now)

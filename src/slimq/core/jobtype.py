@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import re
 
+from slimq.core.limits import NAME_MAX
 from slimq.errors import BadName
 
 DEFAULT_CLIENT = "main"
 EVERY_CLIENT = "*"  # in handlers and policies: holds for clients that have none of their own
 NAME_RULE = (
     "a name starts with a letter or digit, goes on with letters, digits, '.', '_' or '-', "
-    "and has at most 128 characters"
+    f"and has at most {NAME_MAX} characters"
 )
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}", re.ASCII)
+_NAME = re.compile(rf"[A-Za-z0-9][A-Za-z0-9._-]{{0,{NAME_MAX - 1}}}", re.ASCII)
 
 
 def is_name(text: str) -> bool:

@@ -22,8 +22,8 @@ JSON_BODIES_MAX = 128 * MIB  # and all that arrive at a time together
 # --- lines -----------------------------------------------------------------
 LINE_MAX = 1 * MIB  # one job's data: what a handler may be asked to hold at once
 LIST_IDS_MAX = 1000  # above this many lines an answer names first and last id only
+ALL_IDS_MAX = 1_000_000  # and ids=all answers at most so many: 24 MB, a quarter of a second
 NAME_MAX = 128  # client or jobtype; the type is stored with every job
-JOBS_PER_REQUEST_MAX = 1 << 23  # ids of one request fit into half a millisecond's sequence
 
 # --- journal ---------------------------------------------------------------
 BODY_IN_MEMORY_MAX = 16 * MIB  # a body above this is spooled to a file while it arrives
@@ -67,7 +67,7 @@ OUTPUT_TAIL_MAX = 64 * KIB  # stderr kept of one batch
 STDOUT_MAX = 64 * MIB  # stdout of one batch: beyond it the command is killed
 RESPONSE_MAX = 1 * MIB  # body of one answer of an http handler, per job of the batch
 CHILDREN_MAX = 10_000  # jobs that one job may add by printing them
-URL_MAX = 2 * KIB
+URL_MAX = 2 * KIB  # longer ones do not get through common proxies and servers
 ARGV_MAX = 64  # words of a command
 ARGV_BYTES_MAX = 128 * KIB - 1  # all of them; Linux takes no longer single word
 KILL_GRACE_S = 1.0  # what a command that timed out gets between SIGTERM and SIGKILL
@@ -77,8 +77,8 @@ HOST_CONNECTIONS = 32  # to one host and port; more would hurt most targets
 IDLE_CONNECTIONS_MAX = 256  # kept alive over all hosts: each is a file descriptor
 SECRET_MIN = 24  # bytes of a webhook secret; Standard Webhooks 1.0
 SECRET_MAX = 64  # and the block of SHA-256: beyond it a key is hashed and no stronger
-HANDLER_BODY_MAX = 1 * MIB
-TIMEOUT_MAX_MS = 24 * 3600 * 1000
+HANDLER_BODY_MAX = 1 * MIB  # all versions are kept, and all current ones held in memory
+TIMEOUT_MAX_MS = 24 * 3600 * 1000  # a run that takes longer is a service, not a job
 DELAY_MAX_MS = 366 * 24 * 3600 * 1000  # a job deferred by more than a year is a mistake
 RETRY_AFTER_MAX_MS = 24 * 3600 * 1000  # a Retry-After beyond a day is clamped
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from slimq.core.limits import LINE_MAX, LIST_IDS_MAX
+from slimq.core.limits import ALL_IDS_MAX, LINE_MAX, LIST_IDS_MAX
 from slimq.errors import DiskFull, DurabilityUnmet
 
 ADD = "/add?jobtype=mail"
@@ -59,6 +59,13 @@ def test_above_a_thousand_lines_only_the_ends_are_named_unless_all_are_asked_for
     assert text[21:23] == ".."
     assert len(set(every["ids"])) == LIST_IDS_MAX + 1
     assert every_text.count(b"\n") == LIST_IDS_MAX + 1
+
+
+def test_all_ids_of_more_lines_than_an_answer_holds_are_refused_before_anything_is_accepted(either):
+    with either.wire() as wire:
+        reply = wire.request(ADD + "&ids=all", b"\n" * (ALL_IDS_MAX + 1))
+    assert (reply.status, reply.slug) == (413, "body-too-large")
+    assert not either.journal.records()
 
 
 def test_all_bytes_but_the_newline_are_payload(either):
