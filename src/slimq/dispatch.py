@@ -32,7 +32,9 @@ class Dispatcher:
         self._start = start
         self._kill = kill
         self._renewed_at = 0
-        self._lost: set[str] = set()  # ids, of runs that did not end yet
+        self._lost: set[Lease] = set()  # of runs that did not end yet
+        self._crashing: set[str] = set()  # types whose last claim brought jobs with crashes
+        self._surplus: list[Lease] = []  # claimed, and not given back yet
         self.flights: set[Flight] = set()
         self.running_jobs = 0  # read by other threads
 
@@ -53,17 +55,20 @@ class Dispatcher:
     def renew(self, *, now: bool = False) -> int:
         """Extend all leases when it is time; stop runs that lost all of theirs. Return
         how many leases were lost since the last time."""
+        self._give_back()
         boot = self._clock.boot_ms()
-        if not self.flights or (boot - self._renewed_at < RENEW_MS and not now):
+        if now:
+            self._renewed_at = 0  # it is due then, also when the store fails
+        if not self.flights or boot - self._renewed_at < RENEW_MS:
             return 0
-        leases = [lease for flight in self.flights for lease in _leases(flight)]
-        lost = self._store.renew(self._sysid, leases, lease_ms=LEASE_MS)
+        lost = self._renew()
         self._renewed_at = boot
         for flight in self.flights:
             flight.deadline_ms = boot + LEASE_MS
         fresh, self._lost = lost - self._lost, lost
         if fresh:
-            self._kill([f for f in self.flights if _ids(f) <= lost and _ids(f) & fresh])
+            over = [flight for flight in self.flights if lost.issuperset(_leases(flight))]
+            self._kill([flight for flight in over if not fresh.isdisjoint(_leases(flight))])
         return len(fresh)
 
     def release(self, flight: Flight) -> None:
@@ -72,12 +77,15 @@ class Dispatcher:
 
     def _claim(self, pick: Pick) -> int:
         options = pick.handler.options
+        limit = min(pick.batches * pick.batch_size, CLAIM_MAX)
+        if pick.type in self._crashing:
+            limit = pick.batches  # each may have to go alone
         boot = self._clock.boot_ms()  # before the claim: the lease counts from then at the latest
         try:
             claim = self._store.claim(
                 pick.type,
                 self._sysid,
-                min(pick.batches * pick.batch_size, CLAIM_MAX),
+                limit,
                 lease_ms=LEASE_MS,
                 bytes_max=BATCH_BYTES_MAX,
                 full=pick.batch_size if options.batch_window_ms else 0,
@@ -88,25 +96,54 @@ class Dispatcher:
             self._scheduler.claimed(pick, 0, 0, 0, 0)  # ready still: asked again when it can be
             raise
         started = self._store.now()
+        batches = _cut(claim.jobs, pick.batch_size)
         flights = [
             Flight(Batch(pick.type, pick.handler, jobs), started, boot + LEASE_MS)
-            for jobs in _cut(claim.jobs, pick.batch_size)
+            for jobs in batches[: pick.batches]
         ]
+        surplus = [_lease(job) for jobs in batches[pick.batches :] for job in jobs]
+        if any(job.crashes for job in claim.jobs):
+            self._crashing.add(pick.type)
+        else:
+            self._crashing.discard(pick.type)
         self.flights.update(flights)
-        count = len(claim.jobs)
+        count = len(claim.jobs) - len(surplus)
         self.running_jobs += count
-        self._scheduler.claimed(pick, len(flights), count, claim.next_at, started)
+        next_at = started if surplus else claim.next_at
+        self._scheduler.claimed(pick, len(flights), count, next_at, started)
         if flights:
             self._start(flights)
+        self._surplus += surplus
+        self._give_back()
         return count
+
+    def _give_back(self) -> None:
+        """Release what was claimed beyond the batches that may start."""
+        if self._surplus:
+            self._store.release(self._sysid, self._surplus)
+            self._surplus = []
+
+    def _renew(self) -> set[Lease]:
+        """Extend all leases; return those that are lost. A job that lost its lease may be
+        in the air twice: of two runs the older one has lost it."""
+        newest: dict[str, int] = {}
+        for flight in self.flights:
+            for job in flight.batch.jobs:
+                newest[job.id] = max(job.attempt, newest.get(job.id, 0))
+        leases = [Lease(id_, attempt) for id_, attempt in newest.items()]
+        lost = self._store.renew(self._sysid, leases, lease_ms=LEASE_MS)
+        if not lost and len(leases) == self.running_jobs:
+            return set()
+        in_air = (lease for flight in self.flights for lease in _leases(flight))
+        return {lease for lease in in_air if lease.id in lost or lease.attempt < newest[lease.id]}
+
+
+def _lease(job: Job) -> Lease:
+    return Lease(job.id, job.attempt)
 
 
 def _leases(flight: Flight) -> list[Lease]:
-    return [Lease(job.id, job.attempt) for job in flight.batch.jobs]
-
-
-def _ids(flight: Flight) -> set[str]:
-    return {job.id for job in flight.batch.jobs}
+    return [_lease(job) for job in flight.batch.jobs]
 
 
 def _cut(jobs: list[Job], size: int) -> list[list[Job]]:

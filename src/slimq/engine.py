@@ -24,6 +24,7 @@ from slimq.store.base import EngineStore, StoreFull
 from slimq.system.log import EventLog
 
 SCAN_S = 1.0  # other nodes may have added work, or set something
+SCAN_PAGE_S = 0.05  # between the pages of one look, when there is nothing else to do
 SAFE_EVERY_MS = 30_000
 PAUSE_MIN_S, PAUSE_MAX_S = 0.1, 2.0
 COUNTERS = ("ingested", "purged", "freed", "leases_lost", "stale_completions")
@@ -129,10 +130,9 @@ class Engine:
         if not self._registered:
             self._begin()
         self._set_control()
+        landed = self._finish()  # before ingest: a journal that cannot be read stops no run
+        self._renew()
         ingested = self._ingest()
-        landed = self._finish()
-        self.counters["leases_lost"] += self._dispatcher.renew(now=self.look_again)
-        self.look_again = False
         self._tend()
         self._scan()
         started = 0
@@ -156,6 +156,12 @@ class Engine:
             control = self._store.control()
             self._scheduler.set_control(control, self._store.now())
             self._control_version = control.version
+
+    def _renew(self) -> None:
+        look_again = self.look_again
+        if look_again:
+            self.look_again = False  # first: what is wanted meanwhile is for the next step
+        self.counters["leases_lost"] += self._dispatcher.renew(now=look_again)
 
     def _ingest(self) -> bool:
         ingested = self._ingester.step()
@@ -239,11 +245,10 @@ class Engine:
         if now >= self._safe_at or self.want_safe:
             position = self._ingester.position
             self.want_safe = False
+            self._safe_at = now + 1_000
             if self._ingester.keep_safe():
                 self._safe(position)
                 self._safe_at = now + SAFE_EVERY_MS
-            else:
-                self._safe_at = now + 1_000
 
     def _last_step(self) -> None:
         try:
@@ -255,7 +260,9 @@ class Engine:
             self._log.warning("store.unavailable", reason=error.detail)
 
     def _patience(self) -> float:
+        if self._scan_after:
+            return SCAN_PAGE_S
         next_at = self._scheduler.next_at()
-        if next_at is None:
+        if next_at is None or self.stopped or self.draining:
             return SCAN_S
         return min(SCAN_S, max(0.001, (next_at - self._store.now()) / 1000))

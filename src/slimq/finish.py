@@ -101,13 +101,13 @@ class Finisher:
         ]
         if not lines:
             return 0
+        ran.children = []  # once is enough, also when this finish is tried again
         try:
             self._add_children(lines)
         except OperatorError as error:
             for index in parents:
                 ran.results[index] = Result(statuses.RETRY_NO_JOURNAL, error=error.detail)
             return 0
-        ran.children = []
         return len(lines)
 
 

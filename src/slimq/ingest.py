@@ -107,8 +107,9 @@ class Ingester:
         assert self._cursor is not None, "a step sets it"
         try:
             ingested = self._store.ingest(self._writer.name, self._cursor, load.cursor, load.jobs)
-        except CursorMoved:
-            self._cursor = None  # the store fell back, or was replaced: read it again
+        except CursorMoved:  # the store fell back, or was replaced: what was safe is not
+            self._safe = None
+            self._set_cursor(self._store.cursor(self._writer.name))
             return None
         self._set_cursor(load.cursor)
         if load.keyed:
@@ -138,8 +139,8 @@ class _Load:
         return self._count >= INGEST_JOBS_MAX or self.cursor.body_offset > 0
 
     def pass_to(self, position: Position) -> None:
-        """Step over the end of a segment, or over damage."""
-        if self.cursor.body_offset == 0 and position > self.position:
+        """Step over the end of a segment, or over damage, also in the middle of a record."""
+        if position > self.position:
             self.cursor = Cursor(*position)
 
     def add(self, entry: Entry) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping
+from functools import partial
 
 from slimq.core import status as statuses
 from slimq.core.job import Batch, Ran, Result
@@ -44,6 +45,8 @@ class Flights:
         for flight in flights:
             self._all.add(flight)
             flight.task = asyncio.create_task(self._fly(flight))
+            # Not in `_fly`: a task that is cancelled before its first step runs none of it.
+            flight.task.add_done_callback(partial(self._end, flight))
 
     def kill(self, flights: list[Flight]) -> None:
         for flight in flights:
@@ -64,13 +67,11 @@ class Flights:
         self.kill(list(self._all))
 
     async def _fly(self, flight: Flight) -> None:
-        try:
-            flight.ran = await self._run(flight.batch)
-        except asyncio.CancelledError:
-            flight.ran = None
-        finally:
-            self._all.discard(flight)
-            self._landed(flight)
+        flight.ran = await self._run(flight.batch)
+
+    def _end(self, flight: Flight, _: asyncio.Task[None]) -> None:
+        self._all.discard(flight)
+        self._landed(flight)
 
     async def _run(self, batch: Batch) -> Ran:
         """Run a batch. When its context dies, run those that may be innocent again, in
@@ -78,6 +79,7 @@ class Flights:
         ran = await self._guarded(batch)
         if not ran.died or not ran.suspects:
             return ran
+        ran.children = ran.children or [[] for _ in batch.jobs]
         middle = (len(ran.suspects) + 1) // 2
         for half in (ran.suspects[:middle], ran.suspects[middle:]):
             if not half:
