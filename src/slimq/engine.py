@@ -21,11 +21,14 @@ from slimq.journal.record import Position
 from slimq.runner.flight import Flight
 from slimq.scheduler import Scheduler
 from slimq.store.base import EngineStore, StoreFull
+from slimq.system.clock import Clock
 from slimq.system.log import EventLog
 
 SCAN_S = 1.0  # other nodes may have added work, or set something
 SCAN_PAGE_S = 0.05  # between the pages of one look, when there is nothing else to do
 SAFE_EVERY_MS = 30_000
+GATHER_MS = 4  # after a small ingest: what comes meanwhile goes into one transaction
+GATHER_JOBS = 1_000  # and this is no small one
 PAUSE_MIN_S, PAUSE_MAX_S = 0.1, 2.0
 COUNTERS = ("ingested", "purged", "freed", "leases_lost", "stale_completions")
 
@@ -52,6 +55,7 @@ class Engine:
         self,
         *,
         store: EngineStore,
+        clock: Clock,
         ingester: Ingester,
         scheduler: Scheduler,
         dispatcher: Dispatcher,
@@ -65,6 +69,7 @@ class Engine:
     ) -> None:
         self._store, self._ingester, self._scheduler = store, ingester, scheduler
         self._dispatcher, self._finisher, self._janitor = dispatcher, finisher, janitor
+        self._clock = clock
         self._log = log
         self._former = former
         self._moved, self._safe, self._freed_former = moved, safe, freed_former
@@ -73,12 +78,14 @@ class Engine:
         self._registered = False
         self._control_version = -1
         self._scan_at = self._safe_at = 0
+        self._ingest_at = 0  # boot time
         self._scan_after = ""
         self._oldest_waiting_ms = 0
         self._damaged_pieces = 0
         self.store_error: str | None = None
         self.stopped = False
-        self.draining = False
+        self._draining = False
+        self.holds = threading.Event()  # it drains, and no step that could start runs is left
         self.want_safe = False
         self._ended = False
         self.look_again = False
@@ -88,9 +95,19 @@ class Engine:
     def wake(self) -> None:
         self._wake.set()
 
+    def accepted(self) -> None:
+        """The journal has more. Under load that is not news: `_patience` looks by itself."""
+        if self._clock.boot_ms() >= self._ingest_at:
+            self._wake.set()
+
     def landed(self, flight: Flight) -> None:
         """A flight ended; called on the loop."""
         self._landed.append(flight)
+        self._wake.set()
+
+    def drain(self) -> None:
+        """Start nothing more; what runs goes on. `holds` is set when that is so."""
+        self._draining = True
         self._wake.set()
 
     def end(self) -> None:
@@ -107,9 +124,17 @@ class Engine:
         )
 
     def run(self) -> None:
+        try:
+            self._run()
+        finally:
+            self.holds.set()
+
+    def _run(self) -> None:
         pause = PAUSE_MIN_S
         while not self._ended:
             self._wake.clear()
+            if self._draining:
+                self.holds.set()
             try:
                 busy = self.step()
                 self.store_error, pause = None, PAUSE_MIN_S
@@ -136,7 +161,7 @@ class Engine:
         self._tend()
         self._scan()
         started = 0
-        if not self.stopped and not self.draining:
+        if not self.stopped and not self._draining:
             started = self._dispatcher.step()
         self._keep_safe()
         return bool(ingested or landed or started)
@@ -164,10 +189,14 @@ class Engine:
         self.counters["leases_lost"] += self._dispatcher.renew(now=look_again)
 
     def _ingest(self) -> bool:
+        if self._clock.boot_ms() < self._ingest_at:
+            return False
         ingested = self._ingester.step()
         self._report_damage()
         if ingested is None:
             return self._ingester.behind
+        if ingested.added + ingested.skipped < GATHER_JOBS:
+            self._ingest_at = self._clock.boot_ms() + GATHER_MS
         self.counters["ingested"] += ingested.added
         self._due(ingested.heads, self._store.now())
         return True
@@ -254,15 +283,18 @@ class Engine:
         try:
             while self._finish():
                 pass
-            self._ingest()
+            self._ingester.step()
             self._ingester.keep_safe()
         except OperatorError as error:  # the journal has it still, and leases end by themselves
             self._log.warning("store.unavailable", reason=error.detail)
 
     def _patience(self) -> float:
+        """Return how long nothing is due, in seconds."""
+        if self._ingester.behind:
+            return max(0, self._ingest_at - self._clock.boot_ms()) / 1000
         if self._scan_after:
             return SCAN_PAGE_S
         next_at = self._scheduler.next_at()
-        if next_at is None or self.stopped or self.draining:
+        if next_at is None or self.stopped or self._draining:
             return SCAN_S
         return min(SCAN_S, max(0.001, (next_at - self._store.now()) / 1000))

@@ -26,6 +26,7 @@ from slimq.api.accept import Acceptor
 from slimq.api.app import make_app
 from slimq.api.keys_pending import PendingKeys
 from slimq.api.server import Server
+from slimq.api.turn import Turn
 from slimq.api.waiting import JobWatch, SafeWatch
 from slimq.config import Config
 from slimq.core.handler import Handler
@@ -202,7 +203,7 @@ class Node:
         config = self._config
         self._acceptor = Acceptor(
             minter=Minter(self.sysid),
-            submit=self._commit.submit,
+            submit=Turn(self._commit).submit,
             refusal=self._writer.refusal,
             new_body=lambda: Body(self._budget),
             body_max=config.accept.body_max,
@@ -238,6 +239,7 @@ class Node:
         )
         self._engine = Engine(
             store=self._store,
+            clock=self._clock,
             ingester=self._ingester,
             scheduler=scheduler,
             dispatcher=self._dispatcher,
@@ -315,7 +317,7 @@ class Node:
 
     def _deliver(self, group: list[Append]) -> None:
         self._call(self._acknowledge, group)
-        self._engine.wake()
+        self._engine.accepted()
 
     def _acknowledge(self, group: list[Append]) -> None:
         count = 0
@@ -364,15 +366,11 @@ class Node:
     # --- the end -----------------------------------------------------------
 
     async def _drain(self, server: Server, threads: list[threading.Thread]) -> None:
-        """Start nothing new; let what runs end; give back what does not; close in order."""
+        """Accept and start nothing new; let what runs end; give back what does not; close
+        in order."""
         grace = self._config.server.drain_ms / 1000
-        self._engine.draining = True
-        self._engine.wake()
-        with suppress(TimeoutError):
-            await asyncio.wait_for(self._flights.idle(), grace)
-        self._flights.kill_all()
-        await self._flights.idle()
-        await server.stop(max(1.0, grace / 5))
+        self._engine.drain()
+        await asyncio.gather(server.stop(grace), self._land(grace))
         self._engine.end()
         await self._loop.run_in_executor(None, threads[1].join)
         self._commit.close()
@@ -388,6 +386,14 @@ class Node:
         self._store.close()
         self._api_store.close()
         self._writer.close()
+
+    async def _land(self, grace_s: float) -> None:
+        """Let what runs end for at most so long; kill the rest."""
+        await self._loop.run_in_executor(None, self._engine.holds.wait)
+        with suppress(TimeoutError):
+            await asyncio.wait_for(self._flights.idle(), grace_s)
+        self._flights.kill_all()
+        await self._flights.idle()
 
 
 def replay(config: Config, since_segment: int) -> None:

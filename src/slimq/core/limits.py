@@ -31,7 +31,7 @@ BODIES_IN_MEMORY_MAX = 64 * MIB  # and so is any body while all of them together
 SEGMENT_BYTES = 64 * MIB  # a segment is deleted as a whole: small enough to free space soon
 RESERVE_BYTES = 16 * MIB  # ballast: lets the store finish and purge when the disk is full
 GROUP_BYTES_MAX = 64 * MIB  # one group commit: bounds the time of one fsync
-GROUP_RECORDS_MAX = 1024  # and its number of records
+GROUP_RECORDS_MAX = 1024  # and, but for one turn of the loop, its number of records
 BUFFERED_FSYNC_S = 0.05  # durability=buffered: the promised window at a power cut
 PROBE_INTERVAL_S = 1.0  # how often a failed or full journal is tried again
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import queue
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from slimq.core.limits import (
     BUFFERED_FSYNC_S,
@@ -38,18 +38,23 @@ class GroupCommit:
         self._clock = clock
         self._probe_ms = probe_interval_s * 1000
         self._buffered_ms = buffered_fsync_s * 1000
-        self._queue: queue.SimpleQueue[Append | None] = queue.SimpleQueue()
+        self._queue: queue.SimpleQueue[Sequence[Append] | None] = queue.SimpleQueue()
         self._closed = False
         self._due_at: float | None = None  # of the next sync or probe, ms since boot
 
-    def submit(self, append: Append) -> None:
-        """Queue an append; the order of these calls is the order in the journal.
+    def submit(self, *appends: Append) -> None:
+        """Queue appends; the order of these calls is the order in the journal. Those of one
+        call go into one group.
 
         Raises ShuttingDown after `close`.
         """
+        self.check_open()
+        self._queue.put(appends)
+
+    def check_open(self) -> None:
+        """Raise ShuttingDown after `close`."""
         if self._closed:
             raise ShuttingDown("this node does not accept jobs any more: it is stopping")
-        self._queue.put(append)
 
     def run(self) -> None:
         """Commit group after group until `close`, and all that was queued before it."""
@@ -75,8 +80,8 @@ class GroupCommit:
         try:
             item = self._queue.get(timeout=self._wait_s())
             while item is not None:
-                group.append(item)
-                size += item.body.length
+                group += item
+                size += sum([append.body.length for append in item])
                 if len(group) >= GROUP_RECORDS_MAX or size >= GROUP_BYTES_MAX:
                     return group, True
                 item = self._queue.get_nowait()

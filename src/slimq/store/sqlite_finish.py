@@ -1,12 +1,13 @@
 """Runs end in a SQLite store: moves are applied where the lease still holds.
 
 The run that ends a job is written into the job's own row; a run after which the job goes
-on gets a row in `run`. Nearly always every lease holds: then a batch is one UPDATE.
+on gets a row in `run`. Nearly always every lease holds: then all batches are one UPDATE.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import apsw
 
@@ -20,7 +21,7 @@ from slimq.store.sqlite_marks import cut_runs
 from slimq.store.sqlite_types import Tally, from_json, to_json
 
 # Of a move: 0 id, 1 attempt, 2 dt, 3 status, 4 failures, 5 crashes, 6 where its result
-# starts in the blob, 7 how long it is, 8 error.
+# starts in the blob, 7 how long it is, 8 error, 9 started_at, 10 output_id, 11 type_id.
 _RESULT = "CASE WHEN m.value->>7 THEN substr(?2, (m.value->>6) + 1, m.value->>7) END"
 _HOLDS = (
     "job.id = m.value->>0 AND job.lock = ?3 AND job.attempt = m.value->>1 "
@@ -28,24 +29,34 @@ _HOLDS = (
 )
 _END = f"""
 UPDATE job INDEXED BY job_by_id SET dt = m.value->>2, lock = '__done', status = m.value->>3,
-  failures = m.value->>4, crashes = m.value->>5, started_at = ?4, output_id = ?5,
-  node = ?3, error = m.value->>8, result = {_RESULT}
-FROM json_each(?1) AS m WHERE {_HOLDS} AND +job.type_id = ?6
+  failures = m.value->>4, crashes = m.value->>5, started_at = m.value->>9,
+  output_id = m.value->>10, node = ?3, error = m.value->>8, result = {_RESULT}
+FROM json_each(?1) AS m WHERE {_HOLDS} AND +job.type_id = m.value->>11
 """  # noqa: S608
 _AGAIN = f"""
 UPDATE job INDEXED BY job_by_id SET dt = m.value->>2, lock = '', status = m.value->>3,
   failures = m.value->>4, crashes = m.value->>5
-FROM json_each(?1) AS m WHERE {_HOLDS} AND +job.type_id = ?2
+FROM json_each(?1) AS m WHERE {_HOLDS} AND +job.type_id = m.value->>11
 """  # noqa: S608
 _ADD_RUNS = f"""
 REPLACE INTO run (seq, attempt, status, started_at, ended_at, output_id, node, error, result)
-SELECT job.seq, job.attempt, m.value->>3, ?4, ?5, ?6, ?3, m.value->>8, {_RESULT}
-FROM json_each(?1) AS m CROSS JOIN job INDEXED BY job_by_id ON {_HOLDS} AND +job.type_id = ?7
+SELECT job.seq, job.attempt, m.value->>3, m.value->>9, ?4, m.value->>10, ?3, m.value->>8, {_RESULT}
+FROM json_each(?1) AS m CROSS JOIN job INDEXED BY job_by_id
+  ON {_HOLDS} AND +job.type_id = m.value->>11
 """  # noqa: S608
 _LONG = """
 SELECT json_group_array(json_array(job.seq, job.attempt))
 FROM json_each(?) AS m CROSS JOIN job INDEXED BY job_by_id ON job.id = m.value
 """
+
+
+class Ended(NamedTuple):
+    """A move, and what it shares with the others of its batch."""
+
+    move: Move
+    started_at: int
+    output_id: int | None
+    type_id: int
 
 
 class Stale(Exception):
@@ -55,12 +66,12 @@ class Stale(Exception):
 def finish(tx: Write, lock: str, finished: Sequence[Finished]) -> None:
     """Apply moves; raises Stale when not all of them could be. Then roll back."""
     tally = Tally()
+    ended: list[Ended] = []
     for batch in finished:
-        type_id = tx.types.find(tx.db, batch.type)
-        if type_id is None:
-            raise Stale
         if batch.moves:
-            _finish(tx, lock, batch, type_id, tally)
+            ended += _ended(tx, batch, tally)
+    _finish(tx, lock, [each for each in ended if each.move.lock == DONE])
+    _go_on(tx, lock, [each for each in ended if each.move.lock == FREE])
     tally.apply(tx.db)
 
 
@@ -92,42 +103,45 @@ def _good(tx: Write, lock: str, batch: Finished) -> set[int]:
     return set(from_json(tx.db.execute(query, (asked, lock, type_id or 0)).get))
 
 
-def _finish(tx: Write, lock: str, batch: Finished, type_id: int, tally: Tally) -> None:
+def _ended(tx: Write, batch: Finished, tally: Tally) -> list[Ended]:
+    """Keep the output of a batch, and count its moves."""
+    type_id = tx.types.find(tx.db, batch.type)
+    if type_id is None:
+        raise Stale
     output_id = _keep_output(tx.db, batch)
-    ended = [move for move in batch.moves if move.lock == DONE]
-    again = [move for move in batch.moves if move.lock == FREE]
-    assert len(ended) + len(again) == len(batch.moves), "a move ends a job or frees it"
-    if ended:
-        packed, blob = _pack(ended)
-        values = (packed, blob, lock, batch.started_at, output_id, type_id)
-        tx.db.execute(_END, values)
-        _check_all(tx.db, ended)
-    if again:
-        _go_on(tx, lock, batch, again, (output_id, type_id))
     for move in batch.moves:
+        assert move.lock in (DONE, FREE), "a move ends a job or frees it"
         tally.add(type_id, kind_of(move.lock, move.status), 1)
         if move.lock == FREE:
             tally.due(type_id, move.dt)
         if move.hold_until:
             tally.hold(type_id, move.hold_until)
     tally.add(type_id, RUNNING, -len(batch.moves))
+    return [Ended(move, batch.started_at, output_id, type_id) for move in batch.moves]
 
 
-def _go_on(
-    tx: Write, lock: str, batch: Finished, again: list[Move], numbers: tuple[int | None, int]
-) -> None:
-    output_id, type_id = numbers
-    packed, blob = _pack(again)
-    tx.db.execute(_ADD_RUNS, (packed, blob, lock, batch.started_at, tx.now, output_id, type_id))
-    tx.db.execute(_AGAIN, (packed, type_id, lock))
-    _check_all(tx.db, again)
-    long = [move.id for move in again if move.attempt > RUNS_MAX]
+def _finish(tx: Write, lock: str, ended: list[Ended]) -> None:
+    """End the jobs for good."""
+    if ended:
+        tx.db.execute(_END, (*_pack(ended), lock))
+        _check_all(tx.db, ended)
+
+
+def _go_on(tx: Write, lock: str, ended: list[Ended]) -> None:
+    """Keep the runs, and let the jobs wait for the next one."""
+    if not ended:
+        return
+    packed, blob = _pack(ended)
+    tx.db.execute(_ADD_RUNS, (packed, blob, lock, tx.now))
+    tx.db.execute(_AGAIN, (packed, None, lock))
+    _check_all(tx.db, ended)
+    long = [each.move.id for each in ended if each.move.attempt > RUNS_MAX]
     if long:
         cut_runs(tx.db, from_json(tx.db.execute(_LONG, (to_json(long),)).get))
 
 
-def _check_all(db: apsw.Connection, moves: list[Move]) -> None:
-    if db.changes() != len(moves):
+def _check_all(db: apsw.Connection, ended: list[Ended]) -> None:
+    if db.changes() != len(ended):
         raise Stale
 
 
@@ -138,10 +152,10 @@ def _keep_output(db: apsw.Connection, batch: Finished) -> int | None:
     return db.last_insert_rowid()
 
 
-def _pack(moves: list[Move]) -> tuple[str, bytes]:
+def _pack(ended: list[Ended]) -> tuple[str, bytes]:
     rows = []
     start = 0
-    for move in moves:
+    for move, started_at, output_id, type_id in ended:
         size = len(move.result)
         rows.append(
             (
@@ -154,7 +168,10 @@ def _pack(moves: list[Move]) -> tuple[str, bytes]:
                 start,
                 size,
                 move.error or None,
+                started_at,
+                output_id,
+                type_id,
             )
         )
         start += size
-    return to_json(rows), b"".join([move.result for move in moves]) + b"\0"
+    return to_json(rows), b"".join([each.move.result for each in ended]) + b"\0"

@@ -1,5 +1,5 @@
 """A handler of lang exec that does what its argument says. The names are those of
-HTTP_BEHAVIOURS in runner_bench.py."""
+HTTP_BEHAVIOURS in runner_kit.py."""
 
 from __future__ import annotations
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import uvloop
-from runner_bench import HTTP_BEHAVIOURS, ExecBench, HttpBench, Target
+from runner_kit import HTTP_BEHAVIOURS, ExecBench, HttpBench, Target
 
 
 def descriptors() -> set[str]:

@@ -9,7 +9,7 @@ import time
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from runner_bench import ExecBench, HttpBench, on_loop, run_once
+from runner_kit import ExecBench, HttpBench, on_loop, run_once
 
 from slimq.core import status
 from slimq.core.job import Ran

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from runner_bench import batch_of, id_of, on_loop, python, run_once
+from runner_kit import batch_of, id_of, on_loop, python, run_once
 
 from slimq.core import status
 from slimq.core.job import Batch, Ran

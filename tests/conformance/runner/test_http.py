@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from runner_bench import (
+from runner_kit import (
     LOOPBACK,
     SECRET,
     Seen,

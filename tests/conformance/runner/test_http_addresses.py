@@ -10,7 +10,7 @@ from contextlib import suppress
 from ipaddress import ip_network
 
 import pytest
-from runner_bench import Target, answer, batch_of, http_runner, on_loop, run_once
+from runner_kit import Target, answer, batch_of, http_runner, on_loop, run_once
 
 from slimq.core import status
 from slimq.core.job import Ran

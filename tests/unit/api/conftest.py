@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 import uvloop
-from api_bench import FakeNode, JournalBench, Wire
+from api_kit import FakeNode, JournalBench, Wire
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response

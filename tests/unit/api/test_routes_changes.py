@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
-from routes_bench import Bench
+from routes_kit import Bench
 
 from slimq.api.jobs import Waits
 from slimq.core.limits import BULK_JOBS_MAX

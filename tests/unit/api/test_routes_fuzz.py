@@ -10,7 +10,7 @@ import openapi_check as api
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from routes_bench import Bench
+from routes_kit import Bench
 
 from slimq.core.handler import OPTION_NAMES
 

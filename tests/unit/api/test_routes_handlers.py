@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from routes_bench import Bench
+from routes_kit import Bench
 
 from slimq.core.limits import ARGV_MAX, HANDLER_BODY_MAX, JSON_BODY_MAX, URL_MAX
 

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Iterator
 
 import pytest
-from routes_bench import SYSID, Bench, Reply
+from routes_kit import SYSID, Bench, Reply
 
 from slimq.api.jobs import JobRoutes, Waits
 from slimq.core.job import Result

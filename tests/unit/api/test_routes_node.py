@@ -7,7 +7,7 @@ from importlib import resources
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
-from routes_bench import SYSID, Bench
+from routes_kit import SYSID, Bench
 
 from slimq import __version__
 from slimq.api.metrics import METRIC_NAMES

@@ -14,7 +14,7 @@ from urllib.parse import quote
 import msgspec
 import openapi_check as api
 import pytest
-from routes_bench import Bench, Reply
+from routes_kit import Bench, Reply
 
 from slimq import errors
 from slimq.api.jobs import Waits

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
-from routes_bench import Bench, Reply
+from routes_kit import Bench, Reply
 
 from slimq.core.job import Result
 

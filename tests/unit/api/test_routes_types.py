@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from routes_bench import Bench
+from routes_kit import Bench
 
 from slimq.api.types import POLICY_MEMBERS
 from slimq.core.limits import BULK_JOBS_MAX
