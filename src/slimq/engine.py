@@ -77,6 +77,8 @@ class Engine:
         self._landed: deque[Flight] = deque()
         self._registered = False
         self._control_version = -1
+        self._control_at = 0
+        self._renew_now = False
         self._scan_at = self._safe_at = 0
         self._ingest_at = 0  # boot time
         self._scan_after = ""
@@ -154,6 +156,7 @@ class Engine:
         """Do one bounded piece of everything that is due; return whether there is more."""
         if not self._registered:
             self._begin()
+        self._look_again()
         self._set_control()
         landed = self._finish()  # before ingest: a journal that cannot be read stops no run
         self._renew()
@@ -176,17 +179,26 @@ class Engine:
         if not self._registered:
             raise SysidTaken("another living node has the sysid of this one: start again")
 
+    def _look_again(self) -> None:
+        """Something was changed by hand: see it now, not within a second."""
+        if self.look_again:
+            self.look_again = False  # first: what is changed meanwhile is for the next step
+            self._control_at = self._scan_at = 0
+            self._renew_now = True
+
     def _set_control(self) -> None:
+        now = self._store.now()
+        if now < self._control_at:
+            return
         if self._control_version != self._store.control_version():
             control = self._store.control()
             self._scheduler.set_control(control, self._store.now())
             self._control_version = control.version
+        self._control_at = now + int(SCAN_S * 1000)
 
     def _renew(self) -> None:
-        look_again = self.look_again
-        if look_again:
-            self.look_again = False  # first: what is wanted meanwhile is for the next step
-        self.counters["leases_lost"] += self._dispatcher.renew(now=look_again)
+        renew_now, self._renew_now = self._renew_now, False  # it stays due when the store fails
+        self.counters["leases_lost"] += self._dispatcher.renew(now=renew_now)
 
     def _ingest(self) -> bool:
         if self._clock.boot_ms() < self._ingest_at:
@@ -259,6 +271,8 @@ class Engine:
         now = self._store.now()
         if now < self._scan_at:
             return
+        if not self._scan_after:
+            self._ingester.check_cursor()
         oldest_at = self._scheduler.oldest_at()
         self._oldest_waiting_ms = 0 if oldest_at is None else max(0, now - oldest_at)
         found = self._store.due(now + 2_000, self._scan_after, SCAN_TYPES_MAX)

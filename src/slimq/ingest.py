@@ -103,13 +103,25 @@ class Ingester:
         self._writer.sweep(position, self._store.now(), self._retain_ms)
         return True
 
+    def check_cursor(self) -> None:
+        """Notice a store that fell back, or was replaced, also while nothing is accepted.
+        Raises StoreUnavailable."""
+        if self._cursor is not None:
+            cursor = self._store.cursor(self._writer.name)
+            if cursor != self._cursor:
+                self._fall_back(cursor)
+
+    def _fall_back(self, cursor: Cursor) -> None:
+        """What was safe is not."""
+        self._safe = None
+        self._set_cursor(cursor)
+
     def _move(self, load: _Load) -> Ingested | None:
         assert self._cursor is not None, "a step sets it"
         try:
             ingested = self._store.ingest(self._writer.name, self._cursor, load.cursor, load.jobs)
-        except CursorMoved:  # the store fell back, or was replaced: what was safe is not
-            self._safe = None
-            self._set_cursor(self._store.cursor(self._writer.name))
+        except CursorMoved:  # the store fell back, or was replaced
+            self._fall_back(self._store.cursor(self._writer.name))
             return None
         self._set_cursor(load.cursor)
         if load.keyed:

@@ -35,7 +35,7 @@ from slimq.core.limits import CONNECTIONS_MAX, FILES_RESERVED
 from slimq.core.status import Outcome
 from slimq.dispatch import Dispatcher
 from slimq.engine import COUNTERS, Engine
-from slimq.errors import DurabilityUnmet, JournalFailed, SlimqError
+from slimq.errors import DiskFull, DurabilityUnmet, JournalFailed, SlimqError
 from slimq.finish import Finisher
 from slimq.ingest import Ingester
 from slimq.janitor import Janitor
@@ -45,7 +45,7 @@ from slimq.journal.commit import GroupCommit
 from slimq.journal.reader import JournalReader
 from slimq.journal.record import Header, JobLine, Position
 from slimq.journal.writer import JournalWriter
-from slimq.node_state import StateFile
+from slimq.node_state import NodeState, StateFile
 from slimq.runner.base import Runner
 from slimq.runner.command import CommandRunner
 from slimq.runner.flight import WATCH_S, Flights
@@ -253,7 +253,7 @@ class Node:
         )
         self._engine.stopped = self._state.stopped
         self._state.former.append(self.sysid)
-        self._state_file.save(self._state)
+        self._keep_state()
 
     def _janitor(self) -> Janitor:
         config = self._config
@@ -350,11 +350,18 @@ class Node:
     def _on_former_freed(self, sysid: str) -> None:
         if sysid in self._state.former:
             self._state.former.remove(sysid)
+            self._keep_state()
+
+    def _keep_state(self) -> None:
+        """On a full disk the next boot waits for leases to end, and loses nothing."""
+        try:
             self._state_file.save(self._state)
+        except DiskFull as error:
+            self._log.warning("state.unsaved", reason=error.detail)
 
     def _set_stopped(self, stopped: bool) -> None:
+        self._state_file.save(NodeState(self._state.former, stopped))
         self._state.stopped = self._engine.stopped = stopped
-        self._state_file.save(self._state)
         self._log.info("engine.stopped" if stopped else "engine.started")
         self._engine.wake()
 
@@ -381,7 +388,7 @@ class Node:
             self._store.leave(self.sysid)
             if not self._failed:  # else jobs may be leased still: the next boot takes them back
                 self._state.former.remove(self.sysid)
-                self._state_file.save(self._state)
+                self._keep_state()
         self._api_thread.shutdown()
         self._store.close()
         self._api_store.close()

@@ -8,6 +8,7 @@ from pathlib import Path
 import msgspec
 
 from slimq.errors import FolderUnusable
+from slimq.journal.failure import disk_full, is_full
 
 
 class NodeState(msgspec.Struct):
@@ -37,7 +38,15 @@ class StateFile:
             ) from error
 
     def save(self, state: NodeState) -> None:
-        """Replace the file, durably."""
+        """Replace the file, durably. Raises DiskFull, FolderUnusable."""
+        try:
+            self._replace(state)
+        except OSError as error:
+            if is_full(error):
+                raise disk_full(f"{self._path} cannot be written") from error
+            raise FolderUnusable(f"{self._path} cannot be written: {error.strerror}") from error
+
+    def _replace(self, state: NodeState) -> None:
         new = self._path.with_suffix(".new")
         with open(new, "wb", opener=lambda path, flags: os.open(path, flags, 0o600)) as file:
             file.write(msgspec.json.encode(state))

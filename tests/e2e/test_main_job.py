@@ -3,98 +3,24 @@
 from __future__ import annotations
 
 import http.server
-import json
-import os
-import signal
-import subprocess
-import sys
 import threading
-import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from node_kit import ECHO, Node, wait_until
 from standardwebhooks.webhooks import Webhook
-
-
-class Node:
-    """A node of its own folder, started by the command `slimq serve`."""
-
-    def __init__(self, folder: Path, **settings: str) -> None:
-        self.folder = folder
-        self._settings = settings
-        self.start()
-
-    def start(self) -> None:
-        environment = os.environ | {
-            "SLIMQ_DATA__PATH": str(self.folder / "data"),
-            "SLIMQ_SERVER__PORT": "0",
-            "SLIMQ_HTTP__ALLOW": "127.0.0.0/8",
-            **self._settings,
-        }
-        self.process = subprocess.Popen(
-            [sys.executable, "-m", "slimq", "serve"],
-            cwd=self.folder,
-            env=environment,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        assert self.process.stderr is not None
-        for line in self.process.stderr:
-            event = json.loads(line)
-            if event["event"] == "node.started":
-                self.url = f"http://127.0.0.1:{event['port']}"
-                break
-        self._rest = threading.Thread(target=self.process.stderr.read)
-        self._rest.start()
-
-    def call(self, method: str, path: str, body: bytes | None = None) -> Any:
-        request = urllib.request.Request(self.url + path, body, method=method)
-        with urllib.request.urlopen(request, timeout=70) as answer:
-            return json.load(answer)
-
-    def put(self, jobtype: str, **handler: Any) -> None:
-        self.call("PUT", f"/handlers/{jobtype}", json.dumps(handler).encode())
-
-    def add(self, jobtype: str, lines: list[bytes]) -> list[str]:
-        body = b"".join(line + b"\n" for line in lines)
-        ids = self.call("POST", f"/add?jobtype={jobtype}&ids=all", body)["ids"]
-        assert isinstance(ids, list)
-        return ids
-
-    def done(self, id_: str) -> Any:
-        job = self.call("GET", f"/jobs/{id_}?wait=30")
-        assert job["state"] == "done", job
-        return job
-
-    def kill(self) -> None:
-        self.process.send_signal(signal.SIGKILL)
-        self._end()
-
-    def quit(self) -> int:
-        self.process.send_signal(signal.SIGTERM)
-        return self._end()
-
-    def _end(self) -> int:
-        code = self.process.wait(30)
-        self._rest.join(30)
-        assert self.process.stderr is not None
-        self.process.stderr.close()
-        return code
 
 
 @pytest.fixture
 def node(tmp_path: Path) -> Iterator[Node]:
-    node = Node(tmp_path)
-    yield node
-    if node.process.poll() is None:
-        node.kill()
+    with Node(tmp_path) as node:
+        yield node
 
 
 def test_every_line_is_run_by_the_command_and_the_node_ends_with_0(node: Node) -> None:
-    node.put("echo", lang="exec", body=["sed", "s/^/200 /"])
+    node.put("echo", lang="exec", body=ECHO)
     lines = [b"line %d" % number for number in range(1000)]
     ids = node.add("echo", lines)
     for index in (0, 500, 999):
@@ -109,7 +35,7 @@ def test_what_was_acknowledged_before_a_kill_runs_after_the_restart(node: Node) 
     ids = node.add("later", [b"a", b"b", b"c"])
     node.kill()
     node.start()
-    node.put("later", lang="exec", body=["sed", "s/^/200 /"])
+    node.put("later", lang="exec", body=ECHO)
     assert [node.done(id_)["result"] for id_ in ids] == ["a", "b", "c"]
 
 
@@ -118,9 +44,7 @@ def test_jobs_that_ran_when_the_node_was_killed_run_again_at_once(node: Node) ->
     script = f"if [ -e {marker} ]; then sed 's/^/200 /'; else touch {marker}; sleep 60; fi"
     node.put("hang", lang="exec", body=["sh", "-c", script])
     (id_,) = node.add("hang", [b"x"])
-    watch = threading.Event()
-    while not marker.exists():
-        watch.wait(0.01)
+    wait_until(marker.exists, "the job runs")
     node.kill()
     node.start()
     job = node.done(id_)
@@ -134,27 +58,25 @@ def test_jobs_of_a_killed_node_are_finished_by_another_one_on_the_same_store(
     store = str(tmp_path / "shared.db")
     for name in ("first", "second"):
         (tmp_path / name).mkdir()
-    first = Node(tmp_path / "first", SLIMQ_STORE__PATH=store)
     marker = tmp_path / "marker"
     script = f"if [ -e {marker} ]; then sed 's/^/200 /'; else touch {marker}; sleep 60; fi"
-    first.put("hang", lang="exec", body=["sh", "-c", script])
-    (id_,) = first.add("hang", [b"x"])
-    watch = threading.Event()
-    while not marker.exists():
-        watch.wait(0.01)
-    second = Node(tmp_path / "second", SLIMQ_STORE__PATH=store)
-    try:
-        first.kill()
-        job = second.call("GET", f"/jobs/{id_}?wait=60")  # a lease of 30 s and a sweep of 5 s
+    with (
+        Node(tmp_path / "first", SLIMQ_STORE__PATH=store) as first,
+        Node(tmp_path / "second", SLIMQ_STORE__PATH=store) as second,
+    ):
+        first.put("hang", lang="exec", body=["sh", "-c", script])
+        (id_,) = first.add("hang", [b"x"])
+        wait_until(marker.exists, "the job runs")
+        taker = first if first.job(id_)["node"] == first.call("GET", "/status")["sysid"] else second
+        other = second if taker is first else first
+        taker.kill()
+        job = other.call("GET", f"/jobs/{id_}?wait=60")  # a lease of 30 s and a sweep of 5 s
         assert (job["state"], job["status"], job["attempt"]) == ("done", 200, 2)
-        assert second.quit() == 0
-    finally:
-        if second.process.poll() is None:
-            second.kill()
+        assert other.quit() == 0
 
 
 def test_accepting_goes_on_while_the_engine_is_stopped(node: Node) -> None:
-    node.put("echo", lang="exec", body=["sed", "s/^/200 /"])
+    node.put("echo", lang="exec", body=ECHO)
     node.call("POST", "/stop")
     (id_,) = node.add("echo", [b"x"])
     assert node.call("GET", f"/jobs/{id_}")["state"] in ("accepted", "ready")

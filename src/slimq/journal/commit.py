@@ -89,9 +89,9 @@ class GroupCommit:
             return group, True
         return group, False
 
-    def _wait_s(self) -> float | None:
-        if self._due_at is None:
-            return None
+    def _wait_s(self) -> float:
+        if self._due_at is None:  # the writer may refuse from the start, or for the store
+            return self._probe_ms / 1000
         return max(0.0, (self._due_at - self._clock.boot_ms()) / 1000)
 
     def _tend(self) -> None:
