@@ -27,7 +27,7 @@ from slimq.system.log import EventLog
 SCAN_S = 1.0  # other nodes may have added work, or set something
 SCAN_PAGE_S = 0.05  # between the pages of one look, when there is nothing else to do
 SAFE_EVERY_MS = 30_000
-GATHER_MS = 4  # after a small ingest: what comes meanwhile goes into one transaction
+GATHER_MS = 5  # after a small ingest: what comes meanwhile goes into one transaction
 GATHER_JOBS = 1_000  # and this is no small one
 PAUSE_MIN_S, PAUSE_MAX_S = 0.1, 2.0
 COUNTERS = ("ingested", "purged", "freed", "leases_lost", "stale_completions")

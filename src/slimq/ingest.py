@@ -81,7 +81,7 @@ class Ingester:
             self._set_cursor(self._store.cursor(self._writer.name))
         assert self._cursor is not None, "it was just set"
         load = _Load(self._cursor)
-        entries, following = self._reader.read(load.position, READ_BYTES)
+        entries, following = self._reader.read(load.position, READ_BYTES, INGEST_JOBS_MAX)
         for entry in entries:
             load.add(entry)
             if load.full:
@@ -133,45 +133,48 @@ class Ingester:
         self.position = Position(cursor.segment, cursor.offset)
 
 
+_NOTHING = (0, 0)  # of a record: bytes and lines
+
+
 class _Load:
     """What goes into the store in one transaction, and where the cursor is after it."""
 
     def __init__(self, cursor: Cursor) -> None:
-        self.cursor = cursor
         self.jobs: list[NewJobs] = []
         self.keyed: list[Header] = []
+        self.position = Position(cursor.segment, cursor.offset)
+        self._inside = (cursor.body_offset, cursor.lines)  # how much of a record is in
         self._count = 0
 
     @property
-    def position(self) -> Position:
-        return Position(self.cursor.segment, self.cursor.offset)
+    def cursor(self) -> Cursor:
+        return Cursor(*self.position, *self._inside)
 
     @property
     def full(self) -> bool:
-        return self._count >= INGEST_JOBS_MAX or self.cursor.body_offset > 0
+        return self._count >= INGEST_JOBS_MAX or self._inside != _NOTHING
 
     def pass_to(self, position: Position) -> None:
         """Step over the end of a segment, or over damage, also in the middle of a record."""
         if position > self.position:
-            self.cursor = Cursor(*position)
+            self.position, self._inside = position, _NOTHING
 
     def add(self, entry: Entry) -> None:
         """Take as much of a record as fits."""
-        start = self.cursor if entry.start == self.position else Cursor(*entry.start)
-        lines, body_offset, is_all = entry.body.lines(
-            start.body_offset, INGEST_JOBS_MAX - self._count, READ_BYTES
-        )
+        offset, first = self._inside if entry.start == self.position else _NOTHING
+        lines, offset, is_all = entry.body.lines(offset, INGEST_JOBS_MAX - self._count, READ_BYTES)
         self._count += len(lines)
-        if entry.header.kind == "jobs":
-            self.jobs += _explicit_jobs(entry.header, lines, start.lines)
+        header = entry.header
+        if header.kind == "jobs":
+            self.jobs += _explicit_jobs(header, lines, first)
         else:
-            self._add_lines(entry.header, lines, start.lines)
+            self._add_lines(header, lines, first)
         if is_all:
-            self.cursor = Cursor(*entry.next)
-            if entry.header.key or entry.header.kind == "jobs":
-                self.keyed.append(entry.header)
+            self.position, self._inside = entry.next, _NOTHING
+            if header.key or header.kind == "jobs":
+                self.keyed.append(header)
         else:
-            self.cursor = Cursor(*entry.start, body_offset, start.lines + len(lines))
+            self.position, self._inside = entry.start, (offset, first + len(lines))
 
     def _add_lines(self, header: Header, lines: list[bytes], first: int) -> None:
         """Small records of one type and time go in together."""

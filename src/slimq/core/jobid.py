@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+from functools import lru_cache
 from typing import NamedTuple
 
 import msgspec
@@ -71,6 +72,12 @@ def make_sysid(random: bytes) -> str:
     return to_base64(int.from_bytes(random, "big"), SYSID_LENGTH)
 
 
+@lru_cache(maxsize=64)
+def _prefix(time_ms: int, sysid: str) -> str:
+    """Return what all ids of a millisecond share."""
+    return f"{to_base64(time_ms, 7)}-{sysid}-"
+
+
 class IdBlock(msgspec.Struct, frozen=True):
     """`count` consecutive ids of one node. `start` is the counter (T << 24 | Q) of the first."""
 
@@ -80,8 +87,9 @@ class IdBlock(msgspec.Struct, frozen=True):
 
     def id_at(self, index: int) -> str:
         counter = self.start + index
-        time = to_base64(counter >> SEQUENCE_BITS, 7)
-        return f"{time}-{self.sysid}-{to_base64(counter & 0xFFFFFF, 4)}"
+        sequence = counter & 0xFFFFFF
+        prefix = _prefix(counter >> SEQUENCE_BITS, self.sysid)
+        return prefix + _PAIRS[sequence >> 12] + _PAIRS[sequence & 4095]
 
     @property
     def first(self) -> str:
@@ -97,7 +105,7 @@ class IdBlock(msgspec.Struct, frozen=True):
         counter = self.start + start
         end = self.start + (self.count if stop is None else min(stop, self.count))
         while counter < end:  # one turn per millisecond that the block touches
-            prefix = f"{to_base64(counter >> SEQUENCE_BITS, 7)}-{self.sysid}-"
+            prefix = _prefix(counter >> SEQUENCE_BITS, self.sysid)
             turn_end = min(end, (counter | 0xFFFFFF) + 1)
             low = counter & 0xFFFFFF
             sequences = range(low, low + turn_end - counter)

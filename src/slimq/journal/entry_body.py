@@ -30,6 +30,10 @@ class EntryBody:
         """
         if offset >= self.length:
             return [], self.length, True
+        if self._data is not None and offset == 0 and self.length <= max_bytes:
+            lines = split_lines(self._data)
+            if len(lines) <= max_lines:  # nearly always: a small record
+                return lines, self.length, True
         data = self._slice(offset, max_bytes)
         lines = split_lines(data)
         end = offset + len(data)

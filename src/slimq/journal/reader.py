@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
+from typing import NamedTuple
 
 import msgspec
 
@@ -28,6 +30,14 @@ class Entry(msgspec.Struct, gc=False):
     body: EntryBody
 
 
+class Stretch(NamedTuple):
+    """A part of a segment to read, from `start` up to `end`."""
+
+    segment: Segment
+    start: int
+    end: int
+
+
 class JournalReader:
     """Reads a journal up to its durable end. Has no state: any thread may use it.
 
@@ -38,20 +48,23 @@ class JournalReader:
     def __init__(self, view: JournalView) -> None:
         self._view = view
 
-    def read(self, start: Position, max_bytes: int) -> tuple[list[Entry], Position]:
+    def read(
+        self, start: Position, max_bytes: int, max_entries: int = sys.maxsize
+    ) -> tuple[list[Entry], Position]:
         """Return entries in order from `start` on, and the position to go on from.
 
-        Stops behind the entry with which `max_bytes` is reached. Position(0, 0) is the
-        start of the oldest segment. Damage goes to the quarantine and is stepped over. An
-        entry's body has been compared with its checksum.
+        Stops behind the entry with which `max_bytes` or `max_entries` is reached.
+        Position(0, 0) is the start of the oldest segment. Damage goes to the quarantine and
+        is stepped over. An entry's body has been compared with its checksum.
         """
         end = self._view.end
         entries: list[Entry] = []
         position = start
-        for segment, offset, limit in self._stretches(start, end):
-            position = self._read_segment(entries, segment, offset, limit, max_bytes)
-            max_bytes -= position.offset - offset
-            if max_bytes <= 0:
+        for stretch in self._stretches(start, end):
+            found, position = self._read_stretch(stretch, max_bytes, max_entries - len(entries))
+            entries += found
+            max_bytes -= position.offset - stretch.start
+            if max_bytes <= 0 or len(entries) >= max_entries:
                 break
         return entries, position
 
@@ -72,41 +85,44 @@ class JournalReader:
         for header in self._view.unsynced:
             if _in_block(header, id):
                 return header
-        likely: list[tuple[Segment, int, int]] = []
-        unlikely: list[tuple[Segment, int, int]] = []
+        likely: list[Stretch] = []
+        unlikely: list[Stretch] = []
         for segment, offset, limit in self._stretches(after, self._view.end):
             if not self._view.index.covers(segment.number, offset, limit):
                 for _ in self._note(segment, offset, limit):
                     pass
             for low, high, only_jobs in self._view.index.candidates(id, segment.number, offset):
-                (unlikely if only_jobs else likely).append((segment, max(low, offset), high))
+                found = Stretch(segment, max(low, offset), high)
+                (unlikely if only_jobs else likely).append(found)
         return self._search(likely, id) or self._search(unlikely, id)
 
-    def _stretches(self, start: Position, end: Position) -> Iterator[tuple[Segment, int, int]]:
+    def _stretches(self, start: Position, end: Position) -> Iterator[Stretch]:
         """Yield the segments from `start` to `end`, each with the offsets to read between."""
         for segment in self._view.segments:
             if start.segment <= segment.number <= end.segment:
                 offset = start.offset if segment.number == start.segment else 0
                 limit = end.offset if segment.number == end.segment else segment.end
                 if limit is not None and offset < limit:
-                    yield segment, offset, limit
+                    yield Stretch(segment, offset, limit)
 
-    def _read_segment(
-        self, entries: list[Entry], segment: Segment, offset: int, limit: int, max_bytes: int
-    ) -> Position:
-        view, number = self._view, segment.number
+    def _read_stretch(
+        self, stretch: Stretch, max_bytes: int, max_entries: int
+    ) -> tuple[list[Entry], Position]:
+        segment, offset, limit = stretch
+        number = segment.number
         block = min(BLOCK, max(max_bytes, 1))
         position, stop = Position(number, offset), offset + max_bytes
+        entries: list[Entry] = []
         for record in self._records(segment, offset, limit, block):
             behind = Position(number, record.next)
             if record.start != position.offset:
                 position = Position(number, record.start)
-            body = EntryBody(view, segment, record)
+            body = EntryBody(self._view, segment, record)
             entries.append(Entry(record.frame.header, position, behind, body))
             position = behind
-            if record.next >= stop:
-                return position
-        return Position(number, limit)
+            if record.next >= stop or len(entries) == max_entries:
+                return entries, position
+        return entries, Position(number, limit)
 
     def _records(self, segment: Segment, offset: int, limit: int, block: int) -> Iterator[Record]:
         """Yield the intact records of a segment; put damage aside."""
@@ -138,7 +154,7 @@ class JournalReader:
         index.note(noted)
         index.reach(segment.number, limit)
 
-    def _search(self, stretches: list[tuple[Segment, int, int]], id: str) -> Header | None:
+    def _search(self, stretches: list[Stretch], id: str) -> Header | None:
         for segment, low, high in stretches:
             for record in self._records(segment, low, high, high - low):
                 header = record.frame.header
