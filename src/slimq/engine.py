@@ -18,7 +18,7 @@ from slimq.finish import Finisher
 from slimq.ingest import Ingester
 from slimq.janitor import Janitor
 from slimq.journal.record import Position
-from slimq.runner.flight import Flight
+from slimq.runner.flight import Flight, first_ids
 from slimq.scheduler import Scheduler
 from slimq.store.base import EngineStore, StoreFull
 from slimq.system.clock import Clock
@@ -66,6 +66,7 @@ class Engine:
         moved: Callable[[list[str]], None],
         safe: Callable[[Position], None],
         freed_former: Callable[[str], None],
+        gather_ms: int = GATHER_MS,
     ) -> None:
         self._store, self._ingester, self._scheduler = store, ingester, scheduler
         self._dispatcher, self._finisher, self._janitor = dispatcher, finisher, janitor
@@ -77,10 +78,10 @@ class Engine:
         self._landed: deque[Flight] = deque()
         self._registered = False
         self._control_version = -1
-        self._control_at = 0
         self._renew_now = False
         self._scan_at = self._safe_at = 0
-        self._ingest_at = 0  # boot time
+        self._ingest_at = self._retry_at = 0  # boot time
+        self._gather_ms = gather_ms
         self._scan_after = ""
         self._oldest_waiting_ms = 0
         self._damaged_pieces = 0
@@ -98,8 +99,9 @@ class Engine:
         self._wake.set()
 
     def accepted(self) -> None:
-        """The journal has more. Under load that is not news: `_patience` looks by itself."""
-        if self._clock.boot_ms() >= self._ingest_at:
+        """The journal has more. That is no news under load, when `_patience` looks by itself,
+        nor while the store is down."""
+        if self._clock.boot_ms() >= max(self._ingest_at, self._retry_at):
             self._wake.set()
 
     def landed(self, flight: Flight) -> None:
@@ -139,7 +141,7 @@ class Engine:
                 self.holds.set()
             try:
                 busy = self.step()
-                self.store_error, pause = None, PAUSE_MIN_S
+                self.store_error, pause, self._retry_at = None, PAUSE_MIN_S, 0
                 if not busy:
                     self._wake.wait(self._patience())
             except OperatorError as error:  # of the store, or of reading the journal
@@ -148,6 +150,7 @@ class Engine:
                 self.store_error = error.detail
                 if isinstance(error, StoreFull):
                     self._ingester.make_room()
+                self._retry_at = self._clock.boot_ms() + int(pause * 1000)
                 self._wake.wait(pause)
                 pause = min(pause * 2, PAUSE_MAX_S)
         self._last_step()
@@ -158,7 +161,7 @@ class Engine:
             self._begin()
         self._look_again()
         self._set_control()
-        landed = self._finish()  # before ingest: a journal that cannot be read stops no run
+        landed = self._finish()  # before ingest: it must not wait for a journal that fails
         self._renew()
         ingested = self._ingest()
         self._tend()
@@ -183,18 +186,14 @@ class Engine:
         """Something was changed by hand: see it now, not within a second."""
         if self.look_again:
             self.look_again = False  # first: what is changed meanwhile is for the next step
-            self._control_at = self._scan_at = 0
+            self._scan_at = 0
             self._renew_now = True
 
     def _set_control(self) -> None:
-        now = self._store.now()
-        if now < self._control_at:
-            return
         if self._control_version != self._store.control_version():
             control = self._store.control()
             self._scheduler.set_control(control, self._store.now())
             self._control_version = control.version
-        self._control_at = now + int(SCAN_S * 1000)
 
     def _renew(self) -> None:
         renew_now, self._renew_now = self._renew_now, False  # it stays due when the store fails
@@ -208,7 +207,7 @@ class Engine:
         if ingested is None:
             return self._ingester.behind
         if ingested.added + ingested.skipped < GATHER_JOBS:
-            self._ingest_at = self._clock.boot_ms() + GATHER_MS
+            self._ingest_at = self._clock.boot_ms() + self._gather_ms
         self.counters["ingested"] += ingested.added
         self._due(ingested.heads, self._store.now())
         return True
@@ -253,9 +252,8 @@ class Engine:
             self._due(summary.heads, now)
             self.outcomes.update(summary.outcomes)
             self.counters["stale_completions"] += len(summary.stale)
-            self._log.info(
-                "jobs.completed", count=sum(summary.outcomes.values()), **summary.outcomes
-            )
+            count = sum(summary.outcomes.values())
+            self._log.info("jobs.completed", count=count, **summary.outcomes, ids=first_ids(ran))
         self._moved([job.id for flight in flights for job in flight.batch.jobs])
 
     def _tend(self) -> None:

@@ -31,7 +31,7 @@ from slimq.api.waiting import JobWatch, SafeWatch
 from slimq.config import Config
 from slimq.core.handler import Handler
 from slimq.core.jobid import Minter, make_sysid
-from slimq.core.limits import CONNECTIONS_MAX, FILES_RESERVED
+from slimq.core.limits import CONNECTIONS_MAX, FILES_RESERVED, LOG_ITEMS_MAX
 from slimq.core.status import Outcome
 from slimq.dispatch import Dispatcher
 from slimq.engine import COUNTERS, Engine
@@ -48,7 +48,7 @@ from slimq.journal.writer import JournalWriter
 from slimq.node_state import NodeState, StateFile
 from slimq.runner.base import Runner
 from slimq.runner.command import CommandRunner
-from slimq.runner.flight import WATCH_S, Flights
+from slimq.runner.flight import WATCH_S, Flight, Flights, first_ids
 from slimq.runner.http import HttpRunner
 from slimq.scheduler import Scheduler
 from slimq.store.base import ControlStore, Cursor
@@ -234,7 +234,7 @@ class Node:
             scheduler,
             self._clock,
             self.sysid,
-            lambda flights: self._call(self._flights.start, flights),
+            self._start_flights,
             lambda flights: self._call(self._flights.kill, flights),
         )
         self._engine = Engine(
@@ -320,15 +320,22 @@ class Node:
         self._engine.accepted()
 
     def _acknowledge(self, group: list[Append]) -> None:
-        count = 0
         for append in group:
-            if append.error is None:
-                count += append.header.count
             if append.done is not None:
                 append.done(append)
-        self._accepted += count
-        if count:
-            self._log.info("jobs.accepted", requests=len(group), count=count)
+        headers = [append.header for append in group if append.error is None]
+        if headers:
+            count = sum([header.count for header in headers])
+            self._accepted += count
+            first = [header.id for header in headers[:LOG_ITEMS_MAX]]
+            self._log.info("jobs.accepted", count=count, requests=len(headers), ids=first)
+
+    def _start_flights(self, flights: list[Flight]) -> None:
+        """Called on the engine's thread with flights of one type."""
+        self._call(self._flights.start, flights)
+        count = sum([len(flight.batch.jobs) for flight in flights])
+        ids = first_ids(flights)
+        self._log.info("jobs.started", count=count, type=flights[0].batch.type, ids=ids)
 
     def _add_children(self, lines: list[JobLine]) -> None:
         """Journal the children of a run; called on the engine's thread."""

@@ -4,12 +4,13 @@ lease ends. Its step on the loop costs nothing while nothing runs."""
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
+from itertools import islice
 
 from slimq.core import status as statuses
 from slimq.core.job import Batch, Ran, Result
-from slimq.core.limits import LEASE_MARGIN_MS
+from slimq.core.limits import LEASE_MARGIN_MS, LOG_ITEMS_MAX, OUTPUT_TAIL_MAX
 from slimq.runner.base import Runner
 from slimq.system.clock import Clock
 
@@ -28,6 +29,12 @@ class Flight:
         self.deadline_ms = deadline_ms
         self.ran: Ran | None = None  # None when it was killed
         self.task: asyncio.Task[None] | None = None
+
+
+def first_ids(flights: Iterable[Flight]) -> list[str]:
+    """Return the ids of jobs that run, as many as a line of the log shows."""
+    ids = (job.id for flight in flights for job in flight.batch.jobs)
+    return list(islice(ids, LOG_ITEMS_MAX))
 
 
 class Flights:
@@ -90,7 +97,7 @@ class Flights:
                 ran.results[index] = again.results[place]
                 if again.children:
                     ran.children[index] = again.children[place]
-            ran.output = (ran.output + again.output)[-65536:]
+            ran.output = (ran.output + again.output)[-OUTPUT_TAIL_MAX:]
         return ran
 
     async def _guarded(self, batch: Batch) -> Ran:

@@ -58,14 +58,13 @@ SELECT version FROM handler WHERE client = ?1 AND jobtype = ?2 AND version = coa
 """
 
 
-def control_version(db: apsw.Connection) -> int:
-    return int(db.execute("SELECT value FROM meta WHERE name = 'control_version'").get)
+CONTROL_VERSION = "SELECT value FROM meta WHERE name = 'control_version'"
 
 
 def control(db: apsw.Connection) -> Control:
     handlers = [_handler(row) for row in db.execute(_CURRENT)]
     policies = [_policy(row) for row in db.execute("SELECT * FROM policy ORDER BY 1, 2")]
-    return Control(control_version(db), handlers, policies)
+    return Control(int(db.execute(CONTROL_VERSION).get), handlers, policies)
 
 
 def versions(db: apsw.Connection, client: str, jobtype: str) -> list[Handler]:

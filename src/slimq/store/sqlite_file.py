@@ -11,7 +11,7 @@ import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import apsw
 
@@ -113,6 +113,12 @@ class SqliteFile:
             db.execute("BEGIN")
             yield Read(db, self.clock.now(), self._types)
             db.execute("COMMIT")
+
+    def value(self, query: str) -> Any:
+        """Return what one statement says; alone it needs no transaction. Raises
+        StoreUnavailable."""
+        with self._guard() as db:
+            return db.execute(query).get
 
     def now(self) -> int:
         if not self.clock.known:
