@@ -90,6 +90,7 @@ def test_children_printed_by_a_job_run_too(node: Node) -> None:
     node.put("child", lang="exec", body=["sed", "s/^/200 child of /"])
     (id_,) = node.add("parent", [b"x"])
     node.done(id_)
+    wait_until(lambda: node.call("GET", "/jobs?jobtype=child")["jobs"], "the child in the store")
     (child,) = node.call("GET", "/jobs?jobtype=child")["jobs"]
     assert node.done(child["id"])["result"] == "child of x"
 
