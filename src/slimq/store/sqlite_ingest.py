@@ -63,16 +63,24 @@ SELECT value->>0, value->>1, value->>2, value->>3, ?2 FROM json_each(?1)
 """
 _CURSOR = "SELECT segment, offset, body_offset, lines FROM journal WHERE name = ?"
 
+_MOVE = """
+UPDATE journal SET segment = ?, offset = ?, body_offset = ?, lines = ?
+WHERE name = ? AND segment = ? AND offset = ? AND body_offset = ? AND lines = ?
+"""
+
 
 def read_cursor(db: apsw.Connection, journal: str) -> Cursor:
     return Cursor(*(db.execute(_CURSOR, (journal,)).get or ()))
 
 
 def move_cursor(db: apsw.Connection, journal: str, expected: Cursor, moved: Cursor) -> None:
+    db.execute(_MOVE, (*moved, journal, *expected))
+    if db.changes():
+        return
     found = read_cursor(db, journal)
     if found != expected:
         raise CursorMoved(f"journal {journal} is ingested up to {found}, not {expected}")
-    db.execute("REPLACE INTO journal VALUES (?, ?, ?, ?, ?)", (journal, *moved))
+    db.execute("INSERT INTO journal VALUES (?, ?, ?, ?, ?)", (journal, *moved))  # a new one
 
 
 def ingest(tx: Write, jobs: Sequence[NewJobs]) -> Ingested:
@@ -118,6 +126,9 @@ def _insert(
     Nearly always that is all of them. When it is not, the counts are taken group by group.
     """
     for part in _parts(jobs):
+        if len(part) == 1:
+            yield part[0], _insert_part(db, part, numbers)
+            continue
         size = sum(len(new.ids) for new in part)
         db.execute("SAVEPOINT part")
         if _insert_part(db, part, numbers) == size:
