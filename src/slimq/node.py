@@ -234,7 +234,7 @@ class Node:
             scheduler,
             self._clock,
             self.sysid,
-            self._start_flights,
+            lambda flights: self._call(self._start_flights, flights),
             lambda flights: self._call(self._flights.kill, flights),
         )
         self._engine = Engine(
@@ -331,8 +331,11 @@ class Node:
             self._log.info("jobs.accepted", count=count, requests=len(headers), ids=first)
 
     def _start_flights(self, flights: list[Flight]) -> None:
-        """Called on the engine's thread with flights of one type."""
-        self._call(self._flights.start, flights)
+        self._flights.start(flights)
+        self._loop.call_soon(self._log_started, flights)  # behind them: they do not wait for it
+
+    def _log_started(self, flights: list[Flight]) -> None:
+        """Log the start of flights, which are of one type."""
         count = sum([len(flight.batch.jobs) for flight in flights])
         ids = first_ids(flights)
         self._log.info("jobs.started", count=count, type=flights[0].batch.type, ids=ids)
