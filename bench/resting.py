@@ -28,10 +28,10 @@ def start_latency(bench: Bench) -> Result:
 
     200 jobs, each sent 10 to 90 ms after the one before was done, on a connection that is open
     already. Nobody asks for the job in its first 20 ms: the node has this one thing to do. Both
-    ends read CLOCK_MONOTONIC, which is one clock for all processes. The limit is the sum of what no way to do it can leave
-    out: a write + fdatasync, an insert and a claim by apsw, and a round trip over loopback for the
-    two ways of the data; measured in turns, 20 at a time. Also shown: the same for a command
-    (bash, which says when it started).
+    ends read CLOCK_MONOTONIC, which is one clock for all processes. The limit is the sum of what
+    no way to do it can leave out: a write + fdatasync, an insert and a claim by apsw, and a round
+    trip over loopback for the two ways of the data; measured in turns, 20 at a time. Also shown:
+    the same for a command (bash, which says when it started).
     """
     times: list[float] = []
     bare: list[float] = []
