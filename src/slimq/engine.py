@@ -80,7 +80,7 @@ class Engine:
         self._control_version = -1
         self._renew_now = False
         self._scan_at = self._safe_at = 0
-        self._ingest_at = self._retry_at = self._control_at = 0  # boot time
+        self._ingest_at = self._retry_at = 0  # boot time
         self._gather_ms = gather_ms
         self._scan_after = ""
         self._oldest_waiting_ms = 0
@@ -186,20 +186,14 @@ class Engine:
         """Something was changed by hand: see it now, not within a second."""
         if self.look_again:
             self.look_again = False  # first: what is changed meanwhile is for the next step
-            self._scan_at = self._control_at = 0
+            self._scan_at = 0
             self._renew_now = True
 
     def _set_control(self) -> None:
-        """Follow what people set. Jobs that were just accepted do not wait for that; what
-        was set through this node is seen at once, by `look_again`."""
-        now = self._clock.boot_ms()
-        if self._ingester.behind and now < self._control_at:
-            return
         if self._control_version != self._store.control_version():
             control = self._store.control()
             self._scheduler.set_control(control, self._store.now())
             self._control_version = control.version
-        self._control_at = now + int(SCAN_S * 1000)
 
     def _renew(self) -> None:
         renew_now, self._renew_now = self._renew_now, False  # it stays due when the store fails
