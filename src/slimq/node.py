@@ -316,8 +316,8 @@ class Node:
             self._loop.call_soon_threadsafe(function, *arguments)
 
     def _deliver(self, group: list[Append]) -> None:
-        self._engine.accepted()  # first: its way to the handler is the longer one
         self._call(self._acknowledge, group)
+        self._engine.accepted()
 
     def _acknowledge(self, group: list[Append]) -> None:
         for append in group:

@@ -6,20 +6,16 @@ run. Nobody waits: the machine owns the clock, and ends runs as the loop would.
 
 from __future__ import annotations
 
-import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import msgspec
+from engine_kit import Rig, child, handler, ids_of
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
-
-sys.path.append(str(Path(__file__).parents[1] / "unit" / "engine"))
-
-from engine_kit import Rig, child, handler, ids_of
 
 from slimq.core.job import Result
 from slimq.core.jobid import block_from, child_id

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from clock_kit import START_MS, FakeClock
 from slimq.core.handler import Handler, Options, parse_options
 from slimq.core.job import Job, Result
 from slimq.core.jobid import IdBlock, Minter
@@ -15,31 +16,11 @@ from slimq.store.base import Claim, Finished, Ingested, JobFilter, NewJobs, Node
 from slimq.store.memory import MemoryStore
 from slimq.store.sqlite import SqliteStore
 
-START_MS = 1_795_000_000_000
-BOOT_MS = 5_000_000
 JOURNAL = "journal1"
 NODE, OTHER = "nodeAAAA", "nodeBBBB"
 TYPE = "acme/mail"
 Store = MemoryStore | SqliteStore
 OPTIONS = Options(backoff_min_ms=1000, backoff_max_ms=1000)
-
-
-class FakeClock:
-    """Time that moves when it is told to."""
-
-    def __init__(self) -> None:
-        self.wall = START_MS
-        self.boot = BOOT_MS
-
-    def wall_ms(self) -> int:
-        return self.wall
-
-    def boot_ms(self) -> int:
-        return self.boot
-
-    def advance(self, ms: int) -> None:
-        self.wall += ms
-        self.boot += ms
 
 
 class Yard:

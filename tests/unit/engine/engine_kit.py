@@ -11,6 +11,7 @@ from zlib import crc32
 
 import msgspec
 
+from clock_kit import START_MS, FakeClock
 from slimq.core.handler import Handler, parse_options
 from slimq.core.job import Batch, Job, Ran, Result
 from slimq.core.jobid import Minter
@@ -33,29 +34,9 @@ from slimq.store.memory import MemoryStore
 from slimq.system.disk import SystemDisk
 from slimq.system.log import EventLog
 
-START_MS = 1_795_000_000_000
-BOOT_MS = 5_000_000
 DAY_MS = 24 * 3_600_000
 NODE, OTHER = "nodeAAAA", "nodeBBBB"
 TYPE = "acme/mail"
-
-
-class FakeClock:
-    """Time that moves when it is told to."""
-
-    def __init__(self) -> None:
-        self.wall = START_MS
-        self.boot = BOOT_MS
-
-    def wall_ms(self) -> int:
-        return self.wall
-
-    def boot_ms(self) -> int:
-        return self.boot
-
-    def advance(self, ms: int) -> None:
-        self.wall += ms
-        self.boot += ms
 
 
 class CountingChance:

@@ -9,6 +9,7 @@ from typing import Any
 
 import apsw
 
+from clock_kit import START_MS, FakeClock
 from slimq.core.job import Job
 from slimq.core.jobid import Minter
 from slimq.core.lifecycle import DONE, Lease, Move, done_dt
@@ -16,29 +17,10 @@ from slimq.core.limits import LEASE_MS, MIB
 from slimq.store.base import Cursor, Finished, NewJobs
 from slimq.store.sqlite import SqliteStore
 
-START_MS = 1_795_000_000_000
 NODE = "nodeAAAA"
 TYPE = "acme/mail"
 JOURNAL = "journal1"
 FOR_EVER = 1 << 50
-
-
-class FakeClock:
-    """Time that moves when it is told to."""
-
-    def __init__(self) -> None:
-        self.wall = START_MS
-        self.boot = 1_000_000
-
-    def wall_ms(self) -> int:
-        return self.wall
-
-    def boot_ms(self) -> int:
-        return self.boot
-
-    def advance(self, ms: int) -> None:
-        self.wall += ms
-        self.boot += ms
 
 
 class Opener:
