@@ -42,8 +42,8 @@ class Ran(msgspec.Struct):
     """What became of a batch: one result for each job, in order.
 
     `children` are the jobs that each job added. `output` is the tail of the log.
-    `died` says that the context died or hung, so that jobs without a result of their own
-    (`suspects`, indexes) may be innocent: the dispatcher runs them again in halves.
+    `died` says that the context died or hung. Then those of several jobs that have no result
+    of their own (`suspects`, indexes) may be innocent: they are run again in parts.
     """
 
     results: list[Result]

@@ -68,6 +68,7 @@ STDOUT_MAX = 64 * MIB  # stdout of one batch: beyond it the command is killed
 RESPONSE_MAX = 1 * MIB  # body of one answer of an http handler, per job of the batch
 CHILDREN_MAX = 10_000  # jobs that one job may add by printing them
 URL_MAX = 2 * KIB  # longer ones do not get through common proxies and servers
+SPLIT_PROBES = 8  # jobs of a died batch tried alone, to tell a bad handler from a bad job
 ARGV_MAX = 64  # words of a command
 ARGV_BYTES_MAX = 128 * KIB - 1  # all of them; Linux takes no longer single word
 KILL_GRACE_S = 1.0  # what a command that timed out gets between SIGTERM and SIGKILL

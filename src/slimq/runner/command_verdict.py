@@ -57,8 +57,7 @@ def _blame(ran: Ran, missing: list[int], end: Result) -> None:
     """Give the jobs without a result what the end of the command says of them. One alone
     is guilty; several are suspects with a provisional ERROR, to be run again in halves."""
     alone = len(ran.results) == 1
-    if not alone:
-        ran.died, ran.suspects = True, missing
+    ran.died, ran.suspects = True, [] if alone else missing
     for index in missing:
         provisional = end.status if alone or end.status >= status.ERROR else status.ERROR
         crashed = alone and end.status == status.CRASHED

@@ -1,5 +1,5 @@
-"""Batches in the air: runs them on the loop, splits those that died, kills those whose
-lease ends. Its step on the loop costs nothing while nothing runs."""
+"""Batches in the air: runs them on the loop, and kills those whose lease ends. Its step
+on the loop costs nothing while nothing runs."""
 
 from __future__ import annotations
 
@@ -10,8 +10,9 @@ from itertools import islice
 
 from slimq.core import status as statuses
 from slimq.core.job import Batch, Ran, Result
-from slimq.core.limits import LEASE_MARGIN_MS, LOG_ITEMS_MAX, OUTPUT_TAIL_MAX
+from slimq.core.limits import LEASE_MARGIN_MS, LOG_ITEMS_MAX
 from slimq.runner.base import Runner
+from slimq.runner.split import run_split
 from slimq.system.clock import Clock
 
 WATCH_S = 1.0
@@ -74,31 +75,11 @@ class Flights:
         self.kill(list(self._all))
 
     async def _fly(self, flight: Flight) -> None:
-        flight.ran = await self._run(flight.batch)
+        flight.ran = await run_split(self._guarded, flight.batch)
 
     def _end(self, flight: Flight, _: asyncio.Task[None]) -> None:
         self._all.discard(flight)
         self._landed(flight)
-
-    async def _run(self, batch: Batch) -> Ran:
-        """Run a batch. When its context dies, run those that may be innocent again, in
-        halves, until the guilty job is alone: log2 n more runs."""
-        ran = await self._guarded(batch)
-        if not ran.died or not ran.suspects:
-            return ran
-        ran.children = ran.children or [[] for _ in batch.jobs]
-        middle = (len(ran.suspects) + 1) // 2
-        for half in (ran.suspects[:middle], ran.suspects[middle:]):
-            if not half:
-                continue
-            part = Batch(batch.type, batch.handler, [batch.jobs[index] for index in half])
-            again = await self._run(part)
-            for place, index in enumerate(half):
-                ran.results[index] = again.results[place]
-                if again.children:
-                    ran.children[index] = again.children[place]
-            ran.output = (ran.output + again.output)[-OUTPUT_TAIL_MAX:]
-        return ran
 
     async def _guarded(self, batch: Batch) -> Ran:
         """A runner that raises has a bug; its jobs must not be lost for it."""

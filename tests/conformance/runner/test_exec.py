@@ -351,7 +351,7 @@ def test_a_job_that_kills_its_command_alone_has_crashed() -> None:
         assert statuses(ran) == [status.CRASHED]
         assert ran.results[0].crashed
         assert ran.results[0].error == "killed by SIGSEGV"
-        assert not ran.died
+        assert (ran.died, ran.suspects) == (True, [])
 
 
 DIE_AT = """
@@ -405,7 +405,7 @@ def test_a_command_that_prints_too_much_is_killed() -> None:
     ran = run(python("import os\nwhile True: os.write(1, b'#' * 65536)"))
     assert statuses(ran) == [status.ERROR]
     assert str(STDOUT_MAX) in ran.results[0].error
-    assert not ran.died
+    assert (ran.died, ran.suspects) == (True, [])
 
 
 # What cannot be started.

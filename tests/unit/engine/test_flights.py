@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from slimq.core import status as statuses
 from slimq.core.handler import Handler
 from slimq.core.job import Batch, Ran, Result
-from slimq.core.limits import LEASE_MARGIN_MS, LEASE_MS
+from slimq.core.limits import LEASE_MARGIN_MS, LEASE_MS, SPLIT_PROBES
 from slimq.runner.base import Runner
 from slimq.runner.flight import Flight, Flights
 
@@ -115,7 +115,8 @@ def killed_by(guilty: set[bytes]) -> Answer:
         if not places:
             return ok(batch)
         if len(batch.jobs) == 1:
-            return Ran([Result(statuses.CRASHED, error="died", crashed=True)], [[]])
+            result = Result(statuses.CRASHED, error="died", crashed=True)
+            return Ran([result], [[]], died=True)
         suspects = list(range(places[0], len(batch.jobs)))
         ran = ok(batch)
         for index in suspects:
@@ -133,7 +134,7 @@ def dead_at_once(guilty: set[bytes]) -> Answer:
 
     def answer(batch: Batch) -> Ran:
         ran = inner(batch)
-        if ran.died:
+        if ran.suspects:
             ran.suspects = list(range(len(batch.jobs)))
             ran.results = [Result(statuses.ERROR) for _ in batch.jobs]
             ran.children = []
@@ -143,7 +144,7 @@ def dead_at_once(guilty: set[bytes]) -> Answer:
 
 
 def most_runs(count: int, guilty: int = 1) -> int:
-    return 1 + guilty * 2 * math.ceil(math.log2(max(count, 2)))
+    return 1 + SPLIT_PROBES + guilty * 2 * math.ceil(math.log2(max(count, 2)))
 
 
 def check(ran: Ran, guilty: set[bytes], count: int) -> None:
@@ -186,6 +187,44 @@ def test_whoever_is_guilty_innocents_keep_their_results(
     runner = AnsweringRunner((dead_at_once if at_once else killed_by)(guilty))
     check(fly(runner, count), guilty, count)
     assert len(runner.batches) <= most_runs(count, len(guilty))
+
+
+def broken(result: Result) -> Answer:
+    """Answer as a command does that dies with any job, in the same way."""
+
+    def answer(batch: Batch) -> Ran:
+        alone = len(batch.jobs) == 1
+        code = result.status if alone else statuses.ERROR
+        results = [Result(code, error=result.error) for _ in batch.jobs]
+        return Ran(results, died=True, suspects=[] if alone else list(range(len(results))))
+
+    return answer
+
+
+def test_a_command_that_dies_with_every_job_is_not_run_for_each_of_them() -> None:
+    runner = AnsweringRunner(broken(Result(statuses.ERROR, error="exit code 1")))
+    ran = fly(runner, 1000)
+    assert len(runner.batches) == 1 + SPLIT_PROBES
+    assert [result.status for result in ran.results] == [statuses.ERROR] * 1000
+    assert not any(result.crashed for result in ran.results)
+    assert ran.results[1].error == "exit code 1 (as did 8 jobs of this batch alone)"
+
+
+def test_a_command_that_puts_off_every_job_alone_puts_off_all_and_costs_no_failure() -> None:
+    runner = AnsweringRunner(broken(Result(statuses.RETRY_LATER, error="exit code 75")))
+    ran = fly(runner, 1000)
+    assert len(runner.batches) == 1 + SPLIT_PROBES
+    assert [result.status for result in ran.results] == [statuses.RETRY_LATER] * 1000
+
+
+def test_a_command_that_judges_jobs_only_when_they_are_alone_judges_each() -> None:
+    runner = AnsweringRunner(broken(Result(statuses.FAILED, error="exit code 65")))
+    assert [result.status for result in fly(runner, 100).results] == [statuses.FAILED] * 100
+
+
+def test_one_innocent_among_the_jobs_tried_alone_is_enough_to_try_all() -> None:
+    guilty = {b"%d" % n for n in range(100)} - {b"50", b"51"}
+    check(fly(AnsweringRunner(dead_at_once(guilty)), 100), guilty, 100)
 
 
 def test_jobs_that_have_their_result_are_not_run_again() -> None:

@@ -37,8 +37,7 @@ def assert_whole(ran: Ran, count: int) -> None:
         assert len(result.error.encode()) <= ERROR_MAX
         assert result.error.isprintable()
         assert count == 1 or not result.crashed
-    assert ran.died is bool(ran.suspects)
-    assert not ran.died or count > 1
+    assert bool(ran.suspects) is (ran.died and count > 1)
     assert all(ran.results[index].status >= 500 for index in ran.suspects)
     assert all(ran.children[index] == [] for index in ran.suspects)
 
