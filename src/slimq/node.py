@@ -47,7 +47,7 @@ from slimq.journal.record import Header, JobLine, Position
 from slimq.journal.writer import JournalWriter
 from slimq.node_state import NodeState, StateFile
 from slimq.runner.base import Runner
-from slimq.runner.command import CommandRunner
+from slimq.runner.command import DEFAULT_ENVIRONMENT, SYSID_VARIABLE, CommandRunner
 from slimq.runner.flight import WATCH_S, Flight, Flights, first_ids
 from slimq.runner.http import HttpRunner
 from slimq.scheduler import Scheduler
@@ -56,6 +56,7 @@ from slimq.store.sqlite import SqliteStore
 from slimq.system.chance import Chance, SystemChance
 from slimq.system.clock import SystemClock
 from slimq.system.disk import SystemDisk
+from slimq.system.leftover import kill_leftovers
 from slimq.system.log import EventLog, frames
 from slimq.system.process import raise_open_files
 
@@ -100,6 +101,7 @@ class Node:
 
     async def serve(self, ready: Callable[[str], None]) -> int:
         self._loop = asyncio.get_running_loop()
+        self._kill_leftovers()
         self._build()
         app = cast("ASGI3Application", make_app(self, self._acceptor))
         files = raise_open_files(CONNECTIONS_MAX + FILES_RESERVED)
@@ -199,6 +201,14 @@ class Node:
 
     # --- building ----------------------------------------------------------
 
+    def _kill_leftovers(self) -> None:
+        """Commands that a killed node left running must not run beside the next try of
+        their jobs, which are taken back at once."""
+        marks = [f"{SYSID_VARIABLE}={sysid}".encode() for sysid in self._state.former]
+        killed = sum(kill_leftovers(mark) for mark in marks)
+        if killed:
+            self._log.warning("commands.killed", processes=killed)
+
     def _build(self) -> None:
         config = self._config
         self._acceptor = Acceptor(
@@ -225,7 +235,8 @@ class Node:
             clock=self._clock,
             connections_per_host=config.run.connections_per_host,
         )
-        self._runners: dict[str, Runner] = {"exec": CommandRunner(), "http": http}
+        command = CommandRunner({**DEFAULT_ENVIRONMENT, SYSID_VARIABLE: self.sysid})
+        self._runners: dict[str, Runner] = {"exec": command, "http": http}
         slots = config.run.exec_slots or 2 * (os.cpu_count() or 1)
         scheduler = Scheduler({"exec": slots, "http": config.run.http_slots})
         self._flights = Flights(self._runners, self._clock, lambda f: self._engine.landed(f))

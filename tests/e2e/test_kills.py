@@ -210,6 +210,31 @@ def test_a_job_has_each_of_its_children_once_however_often_the_node_was_killed(
         assert wanted <= data.keys()
 
 
+def test_what_a_killed_node_left_running_is_gone_before_its_job_runs_again(tmp_path: Path) -> None:
+    script = "echo $$ >> pids; sleep 600 & echo $! >> pids; [ -e again ] || wait; echo 200"
+    pids = tmp_path / "pids"
+    with Node(tmp_path) as node:
+        node.put("work", lang="exec", body=["sh", "-c", script])
+        (id_,) = node.add("work", [b"x"])
+        wait_until(lambda: pids.exists() and len(pids.read_text().split()) == 2, "it runs")
+        left = [int(pid) for pid in pids.read_text().split()]
+        node.kill()
+        assert all(map(is_running, left)), "nothing is left to be killed"
+        (tmp_path / "again").touch()
+        node.start()
+        assert not any(map(is_running, left))
+        assert node.done(id_)["status"] == 200
+        assert [line for line in node.log if '"event":"commands.killed"' in line]
+
+
+def is_running(pid: int) -> bool:
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except FileNotFoundError:
+        return False
+    return state != "Z"  # which is dead, and only waits to be buried
+
+
 def finished(node: Node) -> int:
     count: int = node.call("GET", "/status")["node"]["counters"]["finished"]["ok"]
     return count

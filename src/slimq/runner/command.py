@@ -3,11 +3,12 @@
 The command is a list of words, never a line for a shell. It runs in a session of its
 own, in the folder slimq was started in, with nothing inherited but a fixed environment:
 
-    SLIMQ_CLIENT  SLIMQ_JOBTYPE  SLIMQ_TYPE  SLIMQ_COUNT    always
+    SLIMQ_SYSID   SLIMQ_CLIENT  SLIMQ_JOBTYPE  SLIMQ_TYPE  SLIMQ_COUNT    always
     SLIMQ_JOB_ID  SLIMQ_ATTEMPT                             when the batch is one job
 
 A process that makes a session of its own (a daemon) leaves the group and is not killed
-with it; it holds nothing of the run.
+with it; it holds nothing of the run. By SLIMQ_SYSID the next node finds, and kills, what a
+node that was killed left running.
 """
 
 from __future__ import annotations
@@ -32,6 +33,8 @@ DEFAULT_ENVIRONMENT = {
     "LANG": "C.UTF-8",
     "HOME": "/nonexistent",
 }
+
+SYSID_VARIABLE = "SLIMQ_SYSID"  # the node that started a command
 
 # What the machine is short of, not what the command did: it costs no failure.
 _SHORTAGES = {errno.EAGAIN, errno.ENOMEM, errno.EMFILE, errno.ENFILE, errno.ENOSPC}
