@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Hashable, Iterable, Mapping, Sequence
+from itertools import islice
 from typing import Generic, NamedTuple, TypeVar
 
 from slimq.core.handler import Handler
@@ -94,6 +95,7 @@ class Scheduler:
         self._count(state, pick.handler, batches)
         pool.charge(state, jobs)
         state.next_at = next_at
+        self._admit(pick.handler, pick.batches - batches, now)  # before: as in `ended`
         self._place(state, now)
 
     def ended(self, type_: str, handler: Handler, now: int) -> None:
@@ -101,11 +103,7 @@ class Scheduler:
         state = self._types[type_]
         self._count(state, handler, -1)
         self._lift(state)
-        user = self._users[_key(handler)]
-        if user.line:
-            next_in_line = next(iter(user.line))
-            del user.line[next_in_line]
-            self._place(self._types[next_in_line], now)  # before: of equals the first is taken
+        self._admit(handler, 1, now)  # before: of equals the first is taken
         self._place(state, now)
 
     def next_at(self) -> int | None:
@@ -147,6 +145,13 @@ class Scheduler:
         if handler is not None:
             self._user(handler).line.pop(state.type, None)
             self._pools[handler.lang].discard(state)
+
+    def _admit(self, handler: Handler, batches: int, now: int) -> None:
+        """Let the first in line for a handler use the room of so many batches."""
+        line = self._user(handler).line
+        for type_ in list(islice(line, batches)):
+            del line[type_]
+            self._place(self._types[type_], now)
 
     # --- how much may start ------------------------------------------------
 

@@ -117,6 +117,20 @@ def test_clients_take_turns_at_a_handler_that_runs_one_batch_at_a_time():
     assert sorted(order[:3]) == sorted(order[3:]) == ["x/a", "y/a", "z/a"]
 
 
+def test_who_waits_for_a_full_handler_follows_one_whose_jobs_are_gone_meanwhile():
+    made = scheduler(handler("a", concurrency=1, batch_size=1))
+    made.due("first/a", 0, 0)
+    first = made.choose(0)
+    made.claimed(first, 1, 1, None, 0)
+    made.due("cancelled/a", 0, 0)
+    made.due("last/a", 0, 0)
+    made.ended("first/a", first.handler, 0)
+    cancelled = made.choose(0)
+    assert cancelled.type == "cancelled/a"
+    made.claimed(cancelled, 0, 0, None, 0)
+    assert made.choose(0).type == "last/a"
+
+
 def test_an_ordered_type_runs_one_batch_of_one_job():
     made = scheduler(handler("a", ordered=True))
     made.due("main/a", 0, 0)
@@ -132,7 +146,7 @@ JOBTYPES = ["one", "two", "none"]
 @given(
     st.lists(
         st.tuples(
-            st.sampled_from(["due", "claim", "end", "empty"]),
+            st.sampled_from(["due", "claim", "end", "empty", "gone"]),
             st.sampled_from(CLIENTS),
             st.sampled_from(JOBTYPES),
         ),
@@ -150,15 +164,16 @@ def test_no_limit_is_ever_passed_and_no_ready_type_is_forgotten(steps):
         elif verb == "end" and running:
             type_, ended = running.pop()
             made.ended(type_, ended, 0)
-        elif verb in ("claim", "empty"):
+        elif verb in ("claim", "empty", "gone"):
             pick = made.choose(0)
             if pick is None:
                 continue
             assert pick.type in waiting
-            made.claimed(pick, pick.batches, pick.batches, None if verb == "empty" else 0, 0)
-            if verb == "empty":
+            batches = 0 if verb == "gone" else pick.batches
+            made.claimed(pick, batches, batches, 0 if verb == "claim" else None, 0)
+            if verb != "claim":
                 waiting.discard(pick.type)
-            running += [(pick.type, pick.handler)] * pick.batches
+            running += [(pick.type, pick.handler)] * batches
         assert len(running) <= 4
         assert sum(used is limited for _, used in running) <= 2
         per_client = Counter(type_.split("/")[0] for type_, _ in running)
