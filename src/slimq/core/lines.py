@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 from slimq.core import status as statuses
 from slimq.core.jobtype import is_name
-from slimq.core.limits import CHILDREN_MAX, RESULT_MAX
+from slimq.core.limits import CHILDREN_MAX, LINE_MAX, RESULT_MAX
 
 CHILD_MARK = b"#J:"
 
@@ -55,10 +55,13 @@ def parse_result(line: bytes) -> ResultLine | None:
 
 
 def parse_child(line: bytes) -> ChildLine | None:
-    """Return the new job that a ``#J:`` line says, or None when it is malformed."""
+    """Return the new job that a ``#J:`` line says, or None when it is malformed, or when
+    its data is longer than that of any job may be."""
     jobtype, bar, data = line[len(CHILD_MARK) :].lstrip(b" ").partition(b"|")
     name = jobtype.decode("ascii", "replace").strip()
-    return ChildLine(name, data) if bar and is_name(name) else None
+    if not bar or not is_name(name) or len(data) > LINE_MAX:
+        return None
+    return ChildLine(name, data)
 
 
 class Reply(NamedTuple):

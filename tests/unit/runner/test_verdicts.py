@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from slimq.core import status
 from slimq.core.handler import Options
 from slimq.core.job import Ran
-from slimq.core.limits import ERROR_MAX, OUTPUT_TAIL_MAX, RESULT_MAX
+from slimq.core.limits import ERROR_MAX, LINE_MAX, OUTPUT_TAIL_MAX, RESULT_MAX
+from slimq.core.lines import ChildLine
 from slimq.runner import command_verdict, http_verdict
 from slimq.runner.answer import bounded, quote, read_answer
 from slimq.runner.command_run import Ended
@@ -100,6 +101,13 @@ def test_the_log_comes_before_stderr_and_what_was_ignored_behind() -> None:
         b"slimq: ignored 1 result lines beyond the last job",
         b"slimq: ignored 1 malformed #J: lines",
     ]
+
+
+def test_a_child_with_more_data_than_a_job_may_have_is_ignored_and_the_log_says_so() -> None:
+    fits = b"x" * LINE_MAX
+    answer = read_answer(b"#J: next|%b\n#J: next|%by\n200\n" % (fits, fits), 1)
+    assert answer.children == [[ChildLine("next", fits)]]
+    assert answer.log == b"slimq: ignored 1 malformed #J: lines\n"
 
 
 @given(st.binary())
