@@ -72,13 +72,26 @@ class Ingester:
         """The store found no room: give it the journal's reserve, if the disk is the same."""
         self._writer.make_room()
 
+    def start(self) -> None:
+        """Take up the cursor that the store has. Raises StoreUnavailable.
+
+        One that is ahead of the journal would let what is accepted from now on pass for
+        ingested: a part of the journal is gone, or came back from a backup.
+        """
+        cursor = self._store.cursor(self._writer.name)
+        end = Cursor(*self._writer.found_end)
+        if cursor[:2] > end[:2]:
+            self._store.ingest(self._writer.name, cursor, end, [])
+            cursor = end
+        self._set_cursor(cursor)
+
     def step(self) -> Ingested | None:
         """Move at most INGEST_JOBS_MAX jobs; return what came in, None when nothing waits.
 
         Raises StoreUnavailable; then nothing was moved, and the next step tries again.
         """
         if self._cursor is None:
-            self._set_cursor(self._store.cursor(self._writer.name))
+            self.start()
         assert self._cursor is not None, "it was just set"
         load = _Load(self._cursor)
         entries, following = self._reader.read(load.position, READ_BYTES, INGEST_JOBS_MAX)

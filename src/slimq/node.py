@@ -281,8 +281,7 @@ class Node:
     def _restore_keys(self) -> None:
         """Remember the keys of what the journal holds and the store may not know yet."""
         with suppress(SlimqError):  # the store is down: all that is retained is looked at
-            cursor = self._store.cursor(self._writer.name)
-            self._ingester.position = Position(cursor.segment, cursor.offset)
+            self._ingester.start()
         decode = msgspec.json.Decoder(JobLine).decode
         start = self._ingester.position
         while True:

@@ -55,6 +55,7 @@ class JournalWriter:
         self.folder = -1
         self.name = ""
         self.end = Position()
+        self.found_end = Position()  # where the journal ended when it was opened
         self.segments: tuple[Segment, ...] = ()
         self.quarantine: Quarantine | None = Quarantine(folder / "quarantine", disk)
         self.index = PendingIndex()
@@ -187,7 +188,7 @@ class JournalWriter:
         self.folder = folder
         self.name = recovery.journal
         self.segments = tuple(recovery.segments)
-        self.end = recovery.end
+        self.end = self.found_end = recovery.end
         self._number = recovery.number
         self._reserve = Reserve(self.disk, folder, self._reserve_bytes)
         try:

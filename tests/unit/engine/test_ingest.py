@@ -57,6 +57,34 @@ def test_every_line_of_many_small_records_comes_in_once_with_its_id_and_in_order
     assert rig.ingester.position == rig.writer.end
 
 
+@pytest.mark.parametrize("kept", [0, 2])
+def test_what_is_accepted_comes_in_although_a_part_of_the_journal_was_lost_before(
+    make_rig: MakeRig, kept: int
+) -> None:
+    rig = make_rig(segment_bytes=100)
+    for n in range(5):
+        rig.add(b"%d" % n)
+        rig.ingest_all()
+    for path in rig.segment_files()[kept:]:
+        path.unlink()
+    reopen_journal(rig)
+    (id_,) = rig.add(b"after the loss")
+    rig.ingester.step()
+    assert rig.job(id_).data == b"after the loss"
+    assert rig.ingester.position == rig.writer.end
+
+
+def test_a_cursor_ahead_of_the_journal_is_set_back_once_the_store_can_be_used(rig: Rig) -> None:
+    rig.store.ingest(rig.writer.name, Cursor(), Cursor(1_000_000), [])
+    ids = rig.add(b"accepted while the store was down")
+    rig.store.down = True
+    with pytest.raises(StoreUnavailable):
+        rig.ingester.step()
+    rig.store.down = False
+    rig.ingest_all()
+    assert [id_ for id_, _ in ingested(rig)] == ids
+
+
 def test_small_records_of_one_type_go_in_together(rig: Rig) -> None:
     for n in range(50):
         rig.add(b"%d" % n)
