@@ -280,9 +280,9 @@ class JournalWriter:
     def _sync(self, file: SegmentFile, appends: Sequence[Append] = ()) -> None:
         """Make a file durable, and all that is in it visible to readers."""
         file.sync()
-        owed, self._owed = self._owed, ()
         # In a new segment, what was owed is among the appends.
-        self._publish(file, (*owed, *appends) if file is self._current else appends)
+        self._publish(file, (*self._owed, *appends) if file is self._current else appends)
+        self._owed = ()  # behind it: a reader finds them here or there at any time
 
     def _publish(self, file: SegmentFile, records: Sequence[Append]) -> None:
         segment = file.segment

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import msgspec
 import pytest
-from journal_kit import MIB, Bench, content
+from journal_kit import MIB, Bench, ManualClock, content
 
 from slimq.core.jobid import block_from, child_id
 from slimq.errors import JournalFailed
@@ -14,6 +16,20 @@ from slimq.journal.reader import JournalReader
 from slimq.journal.record import Header, JobLine, Position
 
 EVERY_BYTE = bytes(range(256))
+
+
+class AskingClock(ManualClock):
+    """A clock that is looked at while a segment is made visible, and then asks a question."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.ask: Callable[[], object] | None = None
+        self.answers: list[object] = []
+
+    def wall_ms(self) -> int:
+        if self.ask is not None:
+            self.answers.append(self.ask())
+        return super().wall_ms()
 
 
 @pytest.mark.parametrize(
@@ -126,6 +142,16 @@ def test_a_buffered_job_is_found_before_it_is_durable(bench: Bench) -> None:
     (append,) = bench.commit(b"a\nb\n", durability="buffered")
     second = block_from(append.header.id, 2).id_at(1)
     assert JournalReader(bench.writer).find(second, bench.writer.end) == append.header
+
+
+def test_a_buffered_job_is_found_at_every_moment_of_becoming_durable(bench: Bench) -> None:
+    bench.clock = clock = AskingClock()
+    bench.reopen()
+    (append,) = bench.commit(b"a\n", durability="buffered")
+    reader = JournalReader(bench.writer)
+    clock.ask = lambda: reader.find(append.header.id, Position())
+    bench.writer.sync()
+    assert clock.answers == [append.header]
 
 
 def test_a_child_is_found_by_the_id_in_its_line(bench: Bench) -> None:
