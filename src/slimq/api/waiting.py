@@ -42,19 +42,23 @@ class SafeWatch:
     loop only."""
 
     def __init__(self) -> None:
-        self._waiting: list[tuple[Position, asyncio.Future[None]]] = []
+        self._waiting: dict[asyncio.Future[None], Position] = {}
 
     async def reached(self, position: Position, timeout_s: float) -> None:
         """Return when all before the position is safe. Raises TimeoutError."""
         future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._waiting.append((position, future))
-        await asyncio.wait_for(future, timeout_s)
+        self._waiting[future] = position
+        try:
+            await asyncio.wait_for(future, timeout_s)
+        finally:  # nothing may be reached for hours: who gave up must not be kept
+            del self._waiting[future]
 
     def reach(self, position: Position) -> bool:
         """Say how far the journal is safe; return whether someone waits for more."""
-        waiting = [(wanted, future) for wanted, future in self._waiting if not future.done()]
-        self._waiting = [each for each in waiting if each[0] > position]
-        for wanted, future in waiting:
-            if wanted <= position:
+        waits = False
+        for future, wanted in self._waiting.items():
+            if wanted > position:
+                waits = True
+            elif not future.done():
                 future.set_result(None)
-        return bool(self._waiting)
+        return waits
