@@ -43,6 +43,7 @@ class Ingester:
         self._retain_ms = retain_ms
         self._forget_keys = forget_keys
         self._cursor: Cursor | None = None
+        self._entry: Entry | None = None  # the large record that is in the store in part
         self._safe: Position | None = None  # as far as the last barrier reached
         self.position = Position(0, 0)  # all before it is in the store; read by other threads
 
@@ -94,10 +95,11 @@ class Ingester:
             self.start()
         assert self._cursor is not None, "it was just set"
         load = _Load(self._cursor)
-        entries, following = self._reader.read(load.position, READ_BYTES, INGEST_JOBS_MAX)
+        entries, following = self._read(load)
         for entry in entries:
             load.add(entry)
             if load.full:
+                self._entry = entry
                 break
         else:
             load.pass_to(following)
@@ -123,6 +125,14 @@ class Ingester:
             cursor = self._store.cursor(self._writer.name)
             if cursor != self._cursor:
                 self._fall_back(cursor)
+
+    def _read(self, load: _Load) -> tuple[list[Entry], Position]:
+        """Return what to go on with. A record that takes several steps is read and compared
+        with its checksum once, not once for each of them."""
+        entry, self._entry = self._entry, None
+        if entry is not None and load.is_inside(entry):
+            return [entry], entry.next
+        return self._reader.read(load.position, READ_BYTES, INGEST_JOBS_MAX)
 
     def _fall_back(self, cursor: Cursor) -> None:
         """What was safe is not."""
@@ -166,6 +176,10 @@ class _Load:
     @property
     def full(self) -> bool:
         return self._count >= INGEST_JOBS_MAX or self._inside != _NOTHING
+
+    def is_inside(self, entry: Entry) -> bool:
+        """Whether a part of this record is in, and the rest comes next."""
+        return self._inside != _NOTHING and entry.start == self.position
 
     def pass_to(self, position: Position) -> None:
         """Step over the end of a segment, or over damage, also in the middle of a record."""

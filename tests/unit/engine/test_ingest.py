@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+from typing import Any
 
 import pytest
 from engine_kit import DAY_MS, TYPE, MakeRig, Rig
@@ -11,7 +12,8 @@ from slimq.core.jobid import child_id
 from slimq.core.limits import INGEST_JOBS_MAX, MIB
 from slimq.errors import JournalFailed, StoreUnavailable
 from slimq.ingest import Ingester
-from slimq.journal.record import JobLine
+from slimq.journal.reader import Entry, JournalReader
+from slimq.journal.record import JobLine, Position
 from slimq.store.base import Cursor, NewJobs
 from slimq.store.memory import MemoryStore
 
@@ -55,6 +57,25 @@ def test_every_line_of_many_small_records_comes_in_once_with_its_id_and_in_order
     assert all(rig.job(id_).data == data for id_, data in expected)
     assert rig.ingester.step() is None
     assert rig.ingester.position == rig.writer.end
+
+
+class CountingReader(JournalReader):
+    """A reader that counts how often it is asked."""
+
+    count = 0
+
+    def read(self, *args: Any) -> tuple[list[Entry], Position]:
+        self.count += 1
+        return super().read(*args)
+
+
+def test_a_record_is_read_and_verified_once_however_many_steps_it_takes(rig: Rig) -> None:
+    rig.reader = reader = CountingReader(rig.writer)
+    rig.ingester = rig.new_ingester()
+    ids = rig.add(*numbered(LARGE))
+    rig.ingest_all()
+    assert [id_ for id_, _ in ingested(rig)] == ids
+    assert (len(rig.store.called("ingest")), reader.count) == (3, 1)
 
 
 @pytest.mark.parametrize("kept", [0, 2])
