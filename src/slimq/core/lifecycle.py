@@ -163,6 +163,7 @@ def retry(mark: Mark, now: int) -> bool:
         mark.due_at = now
     elif mark.lock != FREE or mark.dt <= now:
         return False
+    mark.due_at = min(mark.due_at, now)  # else who gives it back would defer it again
     mark.dt, mark.lock = now, FREE
     return True
 

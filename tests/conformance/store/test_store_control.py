@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import msgspec
 import pytest
-from store_kit import START_MS, TYPE, Yard, handler, ids_of, lease_of
+from store_kit import NODE, START_MS, TYPE, Yard, handler, ids_of, lease_of
 
 from slimq.core.lifecycle import DONE, FREE
 from slimq.store.base import Control, DueType, JobFilter, Policy
@@ -82,6 +82,20 @@ def test_a_deferred_job_runs_now(yard: Yard):
     (id_,) = yard.add(dt=START_MS + 99_000)
     assert yard.store.retry([id_]) == {TYPE: START_MS}
     assert yard.store.due(START_MS, "", 9) == [DueType(TYPE, START_MS)]
+    assert ids_of(yard.claim()) == [id_]
+
+
+@pytest.mark.parametrize("how", ["release", "free"])
+def test_a_deferred_job_that_was_told_to_run_now_is_not_deferred_again_when_it_is_given_back(
+    yard: Yard, how: str
+):
+    (id_,) = yard.add(dt=START_MS + 99_000)
+    yard.store.retry([id_])
+    (job,) = yard.claim()
+    if how == "release":
+        yard.store.release(NODE, [lease_of(job)])
+    else:
+        yard.store.free(9, lock=NODE)
     assert ids_of(yard.claim()) == [id_]
 
 
