@@ -261,7 +261,6 @@ class MemoryStore:
 
     @_alone
     def purge(self, *, ok_before: int, failed_before: int, bytes_max: int, limit: int) -> int:
-        self._forget(min(ok_before, failed_before))
         rows = self._jobs.rows.values()
         done = [row for row in rows if row.lock == DONE and self._jobs.is_orphan(row)]
         done.sort(key=lambda row: (row.kind != OK, row.dt))
@@ -279,10 +278,11 @@ class MemoryStore:
             self._jobs.delete(row)
             count += 1
         self._purged += count
+        self._forget(min(ok_before, failed_before))
         return count
 
     def _forget(self, oldest: int) -> None:
-        self._keys.forget(self.now(), oldest)
+        self._keys.forget(self.now(), oldest, self._jobs.rows)
         shown = self.now() - NODES_KEPT_MS
         self._nodes = {name: node for name, node in self._nodes.items() if node.seen_at >= shown}
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 
+from slimq.core.jobid import block_from
 from slimq.core.limits import IDEMPOTENCY_WINDOW_MS
 from slimq.store.base import KeyUse, NewJobs
 from slimq.store.idempotency import Alias, Key, Sorted, in_window, sort_out
@@ -35,10 +36,13 @@ class Keys:
         found = (alias.resolve(id_) for alias in self._aliases)
         return next((owner for owner in found if owner is not None), None)
 
-    def forget(self, now: int, oldest: int) -> None:
-        """Forget keys that are past their window, and aliases from before `oldest`."""
+    def forget(self, now: int, oldest: int, ids: Container[str]) -> None:
+        """Forget keys that are past their window, and aliases from before `oldest` of jobs
+        that are gone: not among `ids`."""
         window = now - IDEMPOTENCY_WINDOW_MS
         for key in [key for key, at in self._owned_at.items() if at < window]:
             del self._owners[key], self._owned_at[key]
-        for alias in [alias for alias, at in self._aliases.items() if at < min(oldest, window)]:
-            del self._aliases[alias]
+        old = [alias for alias, at in self._aliases.items() if at < min(oldest, window)]
+        for alias in old:
+            if not any(id_ in ids for id_ in block_from(alias.owner, alias.size).ids()):
+                del self._aliases[alias]

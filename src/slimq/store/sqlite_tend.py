@@ -9,8 +9,9 @@ from typing import NamedTuple
 import apsw
 
 from slimq.core import lifecycle
+from slimq.core.jobid import block_from
 from slimq.core.lifecycle import DONE, FREE, done_dt
-from slimq.core.limits import IDEMPOTENCY_WINDOW_MS
+from slimq.core.limits import IDEMPOTENCY_WINDOW_MS, PURGE_JOBS_MAX
 from slimq.store.base import ABANDONED_TEXT, NODES_KEPT_MS, Freed
 from slimq.store.counts import FAILED, OK, kind_of
 from slimq.store.sqlite_file import Write
@@ -20,7 +21,7 @@ from slimq.store.sqlite_marks import (
     read_marks_where,
     write_marks,
 )
-from slimq.store.sqlite_types import Tally, from_json
+from slimq.store.sqlite_types import Tally, from_json, to_json
 
 ROW_BYTES = 200  # about what a job takes beside its data, with its places in indexes
 
@@ -33,6 +34,20 @@ INDEXED BY job_running WHERE lock <> '' AND lock <> '__done' AND lock = ? LIMIT 
 _ORPHANED = "NOT EXISTS (SELECT 1 FROM job AS p WHERE p.id = job.parent AND p.lock <> '__done')"
 _OF_KIND = {OK: "status < 300", FAILED: "status >= 300"}
 _INDEX = {OK: "job_done_ok", FAILED: "job_done_bad"}
+
+_OLD_ALIASES = """
+SELECT json_group_array(json_array(sysid, first, owner, count))
+FROM (SELECT * FROM alias WHERE ingested_at < ? LIMIT ?)
+"""
+_KEEP_ALIASES = """
+UPDATE alias SET ingested_at = ?1 FROM json_each(?2) AS m
+WHERE sysid = m.value->>0 AND first = m.value->>1
+  AND EXISTS (SELECT 1 FROM job WHERE id BETWEEN m.value->>2 AND m.value->>3)
+"""
+_DELETE_ALIASES = """
+DELETE FROM alias WHERE ingested_at < ?1
+  AND (sysid, first) IN (SELECT value->>0, value->>1 FROM json_each(?2))
+"""
 
 
 class Keep(NamedTuple):
@@ -76,7 +91,6 @@ def size_of(db: apsw.Connection) -> int:
 
 
 def purge(tx: Write, keep: Keep, limit: int) -> int:
-    _forget(tx, keep)
     count = 0
     for kind, before in ((OK, keep.ok_before), (FAILED, keep.failed_before)):
         count += _delete(tx, _past(tx.db, kind, done_dt(before), limit - count))
@@ -88,17 +102,27 @@ def purge(tx: Write, keep: Keep, limit: int) -> int:
             count += _delete(tx, chosen)
     if count:
         tx.db.execute("UPDATE meta SET value = value + ? WHERE name = 'purged'", (count,))
+    _forget(tx, keep)  # at last: an alias goes with its job
     return count
 
 
 def _forget(tx: Write, keep: Keep) -> None:
-    """Aliases are kept as long as the jobs they stand for may be."""
     window = tx.now - IDEMPOTENCY_WINDOW_MS
     tx.db.execute("DELETE FROM idempotency WHERE ingested_at < ?", (window,))
-    oldest = min(keep.ok_before, keep.failed_before, window)
-    tx.db.execute("DELETE FROM alias WHERE ingested_at < ?", (oldest,))
+    _forget_aliases(tx, min(keep.ok_before, keep.failed_before, window))
     shown = tx.now - NODES_KEPT_MS
     tx.db.execute("DELETE FROM node WHERE seen_at < ?", (shown,))
+
+
+def _forget_aliases(tx: Write, oldest: int) -> None:
+    """Forget aliases of jobs that are gone. A job may wait for longer than done ones are
+    kept: then its aliases are looked at again after as long a time."""
+    found = from_json(tx.db.execute(_OLD_ALIASES, (oldest, PURGE_JOBS_MAX)).get)
+    if found:
+        blocks = [(*name, owner, block_from(owner, count).last) for *name, owner, count in found]
+        asked = to_json(blocks)
+        tx.db.execute(_KEEP_ALIASES, (tx.now, asked))
+        tx.db.execute(_DELETE_ALIASES, (oldest, asked))
 
 
 def _past(db: apsw.Connection, kind: int, before_dt: int, limit: int) -> list[_Past]:

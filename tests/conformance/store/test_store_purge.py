@@ -144,3 +144,16 @@ def test_nodes_that_died_long_ago_are_forgotten(yard: Yard):
     yard.store.beat(node(NODE))
     yard.purge()
     assert [found.sysid for found in yard.store.nodes()] == [NODE]
+
+
+def test_the_ids_of_a_replayed_request_are_found_as_long_as_its_jobs_wait(yard: Yard):
+    won, lost = (yard.new(count=3, dt=FAR, key="k", digest="d") for _ in range(2))
+    yard.ingest(won, lost)
+    yard.store.cancel(won.ids[:2])
+    for _ in range(3):
+        yard.clock.advance(40 * DAY_MS)
+        past = yard.now - 30 * DAY_MS
+        yard.purge(ok_before=past, failed_before=past)
+    view = yard.store.job(lost.ids[2])
+    assert view is not None
+    assert view.id == won.ids[2]

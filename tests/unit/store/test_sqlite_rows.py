@@ -74,7 +74,7 @@ def test_large_data_does_not_move_with_its_job(opener: Opener, size: int, large:
 
 def test_a_key_a_day_old_is_deleted(opener: Opener):
     store = opener.open()
-    opener.add(store, key="k", digest="d")
+    store.cancel(opener.add(store, key="k", digest="d"))
     opener.add(store, key="k", digest="d")
     assert (rows(opener, "idempotency"), rows(opener, "alias")) == (1, 1)
     opener.clock.advance(25 * 3600 * 1000)
