@@ -66,7 +66,7 @@ class Acceptor:
         self.new_body = new_body
         self.body_max = body_max
         self.keys = keys
-        self.resolver = KeyResolver(keys, node)
+        self.resolver = KeyResolver(keys, node, clock)
         self._minter = minter
         self._submit = submit
         self._refusal = refusal

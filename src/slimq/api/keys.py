@@ -9,6 +9,7 @@ from slimq.api.options import Durability
 from slimq.api.ports import NodePort
 from slimq.errors import DurabilityUnmet, KeyReused, StoreUnavailable
 from slimq.store.base import KeyUse
+from slimq.system.clock import Clock
 
 _RANK: dict[Durability, int] = {"buffered": 0, "journal": 1, "store": 2}
 
@@ -16,9 +17,10 @@ _RANK: dict[Durability, int] = {"buffered": 0, "journal": 1, "store": 2}
 class KeyResolver:
     """Resolves keys. Used on the event loop only."""
 
-    def __init__(self, keys: PendingKeys, node: NodePort) -> None:
+    def __init__(self, keys: PendingKeys, node: NodePort, clock: Clock) -> None:
         self._keys = keys
         self._node = node
+        self._clock = clock
 
     async def owners(self, digests: Mapping[TypeKey, str]) -> dict[TypeKey, Owner]:
         """Return who owns these keys; those that nobody owns are in flight afterwards.
@@ -31,7 +33,7 @@ class KeyResolver:
         begun: list[TypeKey] = []
         try:
             for key in digests:
-                owner = self._keys.begin(key)
+                owner = self._keys.begin(key, self._clock.wall_ms())
                 if owner is None:
                     begun.append(key)
                 else:

@@ -18,6 +18,7 @@ from slimq.core.limits import PENDING_KEYS_MAX
 from slimq.errors import KeyInFlight, OperatorError
 from slimq.journal.record import Header, Position
 from slimq.store.base import KeyUse
+from slimq.store.idempotency import in_window
 
 
 class TypeKey(NamedTuple):
@@ -46,12 +47,16 @@ class PendingKeys:
     def __len__(self) -> int:
         return len(self._pending) + len(self._in_flight)
 
-    def begin(self, key: TypeKey) -> Owner | None:
-        """Return who used a key already; otherwise it is in flight until `accepted` or
-        `cancel`. Raises KeyInFlight, OperatorError when the table is full."""
+    def begin(self, key: TypeKey, now: int) -> Owner | None:
+        """Return who used a key within the window before `now` (ms); otherwise it is in
+        flight until `accepted` or `cancel`. Raises KeyInFlight, OperatorError when the table
+        is full."""
         if key in self._in_flight:
             raise KeyInFlight("a request with this key is being accepted; try again")
         owner = self._pending.get(key)
+        if owner is not None and not in_window(owner.use, now):
+            del self._pending[key]
+            owner = None
         if owner is None:
             if len(self) >= self._limit:
                 raise OperatorError("too many Idempotency-Keys wait for the store")

@@ -6,9 +6,11 @@ import asyncio
 
 import pytest
 
+from slimq.core.jobid import Minter
 from slimq.errors import DurabilityUnmet, StoreUnavailable
 from slimq.journal.record import Header, JobLine
 from slimq.store.base import KeyUse
+from slimq.system.clock import SystemClock
 
 ADD = "/add?jobtype=mail"
 KEY = "Idempotency-Key: order-7"
@@ -174,18 +176,19 @@ def test_a_replay_is_never_a_silent_downgrade(either):
 def test_keys_found_in_the_journal_at_start_are_known(either):
     with either.wire() as wire:
         digest = digest_of(either, wire)
+        ids = Minter("aaaaaaaa").block(3, SystemClock().wall_ms()).ids()
         header = Header(
-            kind="lines", id="0000001-aaaaaaaa-0000", count=2, at=5, type="main/mail",
+            kind="lines", id=ids[0], count=2, at=5, type="main/mail",
             key="order-7", digest=digest,
         )  # fmt: skip
         line = JobLine(type="main/x", data="a", key="k", digest=digest)
-        jobs = Header(kind="jobs", id="0000001-aaaaaaaa-0005", count=1, at=5)
+        jobs = Header(kind="jobs", id=ids[2], count=1, at=5)
         either.call(lambda: either.acceptor.restore(header))
         either.call(lambda: either.acceptor.restore(jobs, [line]))
         reply = wire.request(ADD, b"a\n", KEY)
-        assert reply.document["ids"] == ["0000001-aaaaaaaa-0000", "0000001-aaaaaaaa-0001"]
+        assert reply.document["ids"] == ids[:2]
         reply = wire.request("/add?jobtype=x", b"a\n", "Idempotency-Key: k")
-        assert reply.document["ids"] == ["0000001-aaaaaaaa-0005"]
+        assert reply.document["ids"] == ids[2:]
         reply = wire.request(ADD + "&durability=store", b"a\n", KEY)
         assert (reply.status, reply.slug) == (503, "durability-unmet")
 
