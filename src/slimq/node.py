@@ -178,8 +178,12 @@ class Node:
             },
         }
 
-    def pending(self, id: str) -> Header | None:
-        return self._reader.find(id, self._ingester.position)
+    async def pending(self, id: str) -> Header | None:
+        # In this order: what is not in one of the three any more is in the next.
+        if not self._writer.unsynced and not self._ingester.behind:
+            return None
+        position = self._ingester.position
+        return await self._loop.run_in_executor(None, self._reader.find, id, position)
 
     def check_handler(self, handler: Handler) -> None:
         self._runners[handler.lang].check(handler)

@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import io
 import json
+import os
 import shutil
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +51,10 @@ class Caller:
         ids: list[str] = (await self.call("POST", path, data=data))["ids"]
         return ids
 
+    async def status(self, method: str, path: str) -> int:
+        async with self._session.request(method, path) as answer:
+            return answer.status
+
     async def durability(self, path: str, data: bytes) -> str:
         async with self._session.post(path, data=data) as answer:
             return answer.headers["Slimq-Durability"]
@@ -62,11 +68,10 @@ class Caller:
 class Yard:
     """A data folder, and nodes that run on it one after the other."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, settings: Mapping[str, str] | None = None) -> None:
         self.folder = folder
-        self.config: Config = load(
-            {"data.path": str(folder / "data"), "server.port": "0"}, {}, folder / "config"
-        )
+        given = {"data.path": str(folder / "data"), "server.port": "0", **(settings or {})}
+        self.config: Config = load(given, {}, folder / "config")
         self.log = io.StringIO()
 
     def run(self, scene: Scene | None = None, chance: SystemChance | None = None) -> int:
@@ -155,6 +160,47 @@ def test_jobs_that_are_to_be_stored_are_in_the_store_when_the_answer_comes(yard:
         store.close()
 
     assert yard.run(scene) == 0
+
+
+def test_a_search_of_the_journal_that_takes_long_keeps_no_other_caller_waiting(
+    tmp_path: Path,
+) -> None:
+    yard = Yard(tmp_path, {"store.path": str(tmp_path / "missing" / "store.db")})
+
+    async def scene(caller: Caller) -> None:
+        jobs = [{"jobtype": "a", "data": "1"}, {"jobtype": "b", "data": "2"}]
+        await caller.call("POST", "/jobs", json=jobs)
+        with slow_to_open(yard.config.journal_path) as release:
+            search = asyncio.create_task(caller.status("GET", "/jobs/0000000-00000000-0000"))
+            for _ in range(3):
+                await caller.add("/add?jobtype=a", b"x\n")
+            assert not search.done()
+            while not release():
+                await asyncio.sleep(0)
+            assert await search == 503
+
+    assert yard.run(scene) == 0
+
+
+@contextmanager
+def slow_to_open(folder: Path) -> Iterator[Callable[[], bool]]:
+    """Let who opens the segment wait until it is released; tell then whether someone was."""
+    (segment,) = folder.glob("*.journal")
+    aside = segment.rename(segment.with_suffix(".aside"))
+    os.mkfifo(segment)
+
+    def release() -> bool:
+        try:
+            os.close(os.open(segment, os.O_WRONLY | os.O_NONBLOCK))
+        except OSError:  # nobody has opened it
+            return False
+        return True
+
+    try:
+        yield release
+    finally:
+        segment.unlink()
+        aside.rename(segment)
 
 
 def test_a_store_that_is_taken_back_to_a_backup_is_healed_from_the_journal(yard: Yard) -> None:

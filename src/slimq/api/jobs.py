@@ -90,7 +90,7 @@ class JobRoutes:
         return await self._change_where(request, "retry")
 
     async def _view(self, id_: str) -> View:
-        header = self._node.pending(id_)
+        header = await self._node.pending(id_)
         if header is not None:
             return pending_view(id_, header)
         job, now = await self._node.ask(lambda store: _known(store, id_))
@@ -144,7 +144,7 @@ class JobRoutes:
 
     async def _until_stored(self, id_: str) -> None:
         end = asyncio.get_running_loop().time() + self._waits.ingest_s
-        while self._node.pending(id_) is not None:
+        while await self._node.pending(id_) is not None:
             if asyncio.get_running_loop().time() >= end:
                 raise Conflict("the job is accepted, but not yet in the store; try again")
             await asyncio.sleep(INGEST_POLL_S)

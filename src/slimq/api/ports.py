@@ -41,8 +41,9 @@ class NodePort(Protocol):
         """Return facts about this node for `/status`: engine, journal, runners, last error
         of the store. Cheap, never blocks, works while the store is down."""
 
-    def pending(self, id: str) -> Header | None:
-        """Return the record of a job that is accepted but not yet in the store."""
+    async def pending(self, id: str) -> Header | None:
+        """Return the record of a job that is accepted but not yet in the store. What has to
+        be read for that is read off the loop."""
 
     def check_handler(self, handler: Handler) -> None:
         """Raise BadHandler when no runner can ever run it. May block: call it in `ask`."""

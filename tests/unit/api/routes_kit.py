@@ -103,7 +103,7 @@ class FakeNode:
     def status(self) -> dict[str, Any]:
         return self.facts
 
-    def pending(self, id: str) -> Header | None:
+    async def pending(self, id: str) -> Header | None:
         return self.headers.get(id)
 
     def check_handler(self, handler: Handler) -> None:
