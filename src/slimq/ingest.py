@@ -94,7 +94,7 @@ class Ingester:
         if self._cursor is None:
             self.start()
         assert self._cursor is not None, "it was just set"
-        load = _Load(self._cursor)
+        load = _Load(self._cursor, self._store.now())
         entries, following = self._read(load)
         for entry in entries:
             load.add(entry)
@@ -160,9 +160,14 @@ _NOTHING = (0, 0)  # of a record: bytes and lines
 
 
 class _Load:
-    """What goes into the store in one transaction, and where the cursor is after it."""
+    """What goes into the store in one transaction, and where the cursor is after it.
 
-    def __init__(self, cursor: Cursor) -> None:
+    `now` is by the clock of the store, which no step moves. Records are dated by a wall
+    clock that may have been set since: one that is ahead must not defer their jobs.
+    """
+
+    def __init__(self, cursor: Cursor, now: int) -> None:
+        self._now = now
         self.jobs: list[NewJobs] = []
         self.keyed: list[Header] = []
         self.position = Position(cursor.segment, cursor.offset)
@@ -193,7 +198,7 @@ class _Load:
         self._count += len(lines)
         header = entry.header
         if header.kind == "jobs":
-            self.jobs += _explicit_jobs(header, lines, first)
+            self.jobs += _explicit_jobs(header, lines, first, self._ahead(header))
         else:
             self._add_lines(header, lines, first)
         if is_all:
@@ -203,10 +208,13 @@ class _Load:
         else:
             self.position, self._inside = entry.start, (offset, first + len(lines))
 
+    def _ahead(self, header: Header) -> int:
+        return max(0, header.at - self._now)
+
     def _add_lines(self, header: Header, lines: list[bytes], first: int) -> None:
         """Small records of one type and time go in together."""
         ids = _ids(header, first, len(lines))
-        dt = header.dt or header.at
+        dt = (header.dt or header.at) - self._ahead(header)
         last = self.jobs[-1] if self.jobs else None
         if last and _goes_with(last, header, dt):
             last.ids += ids
@@ -239,7 +247,7 @@ def _ids(header: Header, first: int, count: int) -> list[str]:
     return block_from(header.id, header.count).ids(first, first + count)
 
 
-def _explicit_jobs(header: Header, lines: list[bytes], first: int) -> Iterator[NewJobs]:
+def _explicit_jobs(header: Header, lines: list[bytes], first: int, ahead: int) -> Iterator[NewJobs]:
     """Yield the jobs of a record whose lines say themselves what they are."""
     ids = _ids(header, first, len(lines))
     for id_, line in zip(ids, map(_decode_line, lines), strict=True):
@@ -247,7 +255,7 @@ def _explicit_jobs(header: Header, lines: list[bytes], first: int) -> Iterator[N
         own_id = line.id or id_
         yield NewJobs(
             type=line.type,
-            dt=line.dt or header.dt or header.at,
+            dt=(line.dt or header.dt or header.at) - ahead,
             ids=[own_id],
             data=[data],
             record=own_id,

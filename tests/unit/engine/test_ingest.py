@@ -59,6 +59,16 @@ def test_every_line_of_many_small_records_comes_in_once_with_its_id_and_in_order
     assert rig.ingester.position == rig.writer.end
 
 
+@pytest.mark.parametrize("delay_ms", [0, 60_000])
+def test_a_wall_clock_that_is_set_forward_defers_no_job(rig: Rig, delay_ms: int) -> None:
+    rig.clock.wall += 3_600_000
+    due_at = rig.clock.wall_ms() + delay_ms if delay_ms else 0
+    ids = rig.add(b"a line", dt=due_at)
+    ids += rig.add_jobs(JobLine("acme/mail", data="says itself what it is", dt=due_at))
+    rig.ingester.step()
+    assert [rig.job(id_).dt - rig.memory.now() for id_ in ids] == [delay_ms, delay_ms]
+
+
 class CountingReader(JournalReader):
     """A reader that counts how often it is asked."""
 
