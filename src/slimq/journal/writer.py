@@ -156,6 +156,8 @@ class JournalWriter:
         deleted now is deleted by a later call.
         """
         swept = 0
+        for segment in self.segments:  # a clock that was ahead must not keep them for ever
+            segment.written_at = min(segment.written_at, now_ms)
         for segment in self.segments[:-1]:
             over = segment.end is not None and Position(segment.number, segment.end) <= behind
             if not over or segment.written_at > now_ms - retain_ms:

@@ -180,6 +180,16 @@ def test_segments_are_swept_when_they_are_behind_and_old_enough(bench: Bench) ->
     assert bench.read() == [b"1\n", b"2\n"]
 
 
+def test_segments_written_by_a_clock_that_was_ahead_are_swept_after_their_time(
+    bench: Bench,
+) -> None:
+    ends = _three_segments(bench)
+    now = min(segment.written_at for segment in bench.writer.segments) - 10**12
+    assert bench.writer.sweep(ends[-1], now, 1000) == 0
+    assert bench.writer.sweep(ends[-1], now + 999, 1000) == 0
+    assert bench.writer.sweep(ends[-1], now + 1000, 1000) == 2
+
+
 def test_the_newest_segment_is_never_swept_so_that_numbers_go_on(bench: Bench) -> None:
     ends = _three_segments(bench)
     now = bench.writer.segments[-1].written_at + 1000
