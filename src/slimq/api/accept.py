@@ -202,8 +202,9 @@ class Acceptor:
     async def _accept_keyed(
         self, options: AddOptions, body: Body, key: str, trace: str
     ) -> Accepted:
-        type_key, digest = TypeKey(options.type, key), body.digest()
+        type_key = TypeKey(options.type, key)
         try:
+            digest = await _digest(body)
             owner = (await self.resolver.owners({type_key: digest})).get(type_key)
         except BaseException:
             body.discard()
@@ -227,6 +228,13 @@ class Acceptor:
         task = asyncio.get_running_loop().create_task(_report(accepting, done))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+
+
+async def _digest(body: Body) -> str:
+    """Return the digest of a body; one that is in a file is read off the loop."""
+    if body.spool is None:
+        return body.digest()
+    return await asyncio.get_running_loop().run_in_executor(None, body.digest)
 
 
 async def _report(accepting: Coroutine[Any, Any, Accepted], done: Done) -> None:

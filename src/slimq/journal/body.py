@@ -127,13 +127,17 @@ class Body:
             self.spool = None
 
     def digest(self) -> str:
-        """Return a hash of the content: blake2b, 16 bytes, in hex."""
+        """Return a hash of the content: blake2b, 16 bytes, in hex. Raises JournalFailed when
+        a spooled body cannot be read."""
         digest = hashlib.blake2b(digest_size=16)
         for piece in self.pieces:
             digest.update(piece)
         if self.spool is not None and self._budget is not None:
-            for offset in range(0, self.length, _READ):
-                digest.update(read_all(self._budget.disk, self.spool, _READ, offset))
+            try:
+                for offset in range(0, self.length, _READ):
+                    digest.update(read_all(self._budget.disk, self.spool, _READ, offset))
+            except OSError as error:
+                raise journal_error(error, "a large body cannot be read") from error
         return digest.hexdigest()
 
     def _count_lines(self, chunk: bytes, line_max: int) -> None:

@@ -47,6 +47,8 @@ class FakeClock:
 class FakeBody:
     """A body in memory: what the acceptor needs of one."""
 
+    spool = None
+
     def __init__(self, error: SlimqError | None = None) -> None:
         self.data = b""
         self._error = error

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import errno
+import threading
 
 import pytest
 
+from slimq.api.options import AddOptions
 from slimq.core.jobid import Minter
-from slimq.errors import DurabilityUnmet, StoreUnavailable
+from slimq.errors import DurabilityUnmet, JournalFailed, StoreUnavailable
+from slimq.journal.body import Body, BodyBudget
 from slimq.journal.record import Header, JobLine
 from slimq.store.base import KeyUse
 from slimq.system.clock import SystemClock
+from slimq.system.disk import SystemDisk
 
 ADD = "/add?jobtype=mail"
 KEY = "Idempotency-Key: order-7"
@@ -222,4 +227,42 @@ def test_a_malformed_key_is_refused(either):
 def test_two_keys_in_one_request_are_refused(either):
     with either.wire() as wire:
         assert wire.request(ADD, b"a", KEY, "Idempotency-Key: other").status == 400
+    assert not either.journal.records()
+
+
+class WatchedBody(Body):
+    """A body that tells on which thread its digest was taken."""
+
+    __slots__ = ("thread",)
+
+    def digest(self):
+        self.thread = threading.current_thread().name
+        return super().digest()
+
+
+class UnreadableDisk(SystemDisk):
+    def pread(self, file, size, offset):
+        raise OSError(errno.EIO, "planted")
+
+
+def accept_with_key(served, body):
+    body.feed(b"a line\n")
+    body.finish()
+    options = AddOptions("main/mail")
+    return served.run(served.acceptor.accepted(options, body, "order-7", ""))
+
+
+def test_the_digest_of_a_large_body_keeps_no_other_caller_waiting(either, tmp_path):
+    budget = BodyBudget(tmp_path, disk=SystemDisk(), body_max=99, body_in_memory_max=0)
+    body = WatchedBody(budget)
+    assert accept_with_key(either, body).ids.count == 1
+    assert body.thread != "loop"
+
+
+def test_a_large_body_that_cannot_be_read_again_is_refused_and_given_back(either, tmp_path):
+    budget = BodyBudget(tmp_path, disk=UnreadableDisk(), body_max=99, body_in_memory_max=0)
+    body = Body(budget)
+    with pytest.raises(JournalFailed):
+        accept_with_key(either, body)
+    assert body.spool is None
     assert not either.journal.records()
