@@ -155,6 +155,11 @@ def cancel(mark: Mark, now: int) -> bool:
     return True
 
 
+def may_hold(mark: Mark) -> bool:
+    """Whether a job waits to run again: its ordered type may be on hold for it."""
+    return mark.lock == FREE and mark.attempt > 0
+
+
 def retry(mark: Mark, now: int) -> bool:
     """Run a done job again as if it were new, or a deferred one now; return whether it
     was one of these. The attempt goes on counting: it is the fence."""

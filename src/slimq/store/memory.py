@@ -364,6 +364,8 @@ class MemoryStore:
     def _change(self, verb: str, row: Row | None) -> bool:
         if row is None:
             return False
+        if verb == "cancel" and lifecycle.may_hold(row):
+            self._jobs.types[row.type].hold_until = 0
         with self._jobs.moving(row):
             change = {"cancel": lifecycle.cancel, "retry": lifecycle.retry}[verb]
             return change(row, self.now())

@@ -56,6 +56,10 @@ SELECT version FROM handler WHERE client = ?1 AND jobtype = ?2 AND version = coa
   (SELECT max(h.version) FROM handler AS h JOIN handler_name AS n USING (client, jobtype)
    WHERE client = ?1 AND jobtype = ?2 AND h.version < n.current))
 """
+_END_HOLDS = """
+UPDATE type SET hold_until = 0
+WHERE hold_until > 0 AND type_id IN (SELECT value FROM json_each(?))
+"""
 
 
 CONTROL_VERSION = "SELECT value FROM meta WHERE name = 'control_version'"
@@ -123,6 +127,9 @@ def cancel(tx: Write, ids: Sequence[str]) -> list[str]:
 def cancel_marks(tx: Write, rows: Iterable[Marked]) -> list[Marked]:
     ended = [row for row in rows if lifecycle.cancel(row.mark, tx.now)]
     write_marks(tx, ended)
+    held = {row.type_id for row in ended if lifecycle.may_hold(row.before)}
+    if held:
+        tx.db.execute(_END_HOLDS, (to_json(list(held)),))
     return ended
 
 

@@ -164,6 +164,16 @@ def test_an_ordered_job_that_runs_again_keeps_its_place_and_its_type_waits(yard:
     assert ids_of(yard.claim(ordered=True)) == [second]
 
 
+def test_an_ordered_type_goes_on_when_the_job_that_it_waits_for_is_cancelled(yard: Yard):
+    first, second, third = yard.add(count=3)
+    yard.finish(yard.claim(ordered=True), 500, options=ORDERED)
+    yard.store.cancel([third])
+    assert yard.ask(ordered=True).jobs == []
+    yard.store.cancel([first])
+    assert yard.store.due(yard.now, "", 9) == [DueType(TYPE, START_MS)]
+    assert ids_of(yard.claim(ordered=True)) == [second]
+
+
 def test_a_renewed_lease_lasts_longer_and_never_shorter(yard: Yard):
     (job,) = (yard.add(), yard.claim())[1]
     yard.clock.advance(20_000)
