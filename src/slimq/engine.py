@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from slimq.core.limits import SCAN_TYPES_MAX
 from slimq.dispatch import Dispatcher
-from slimq.errors import OperatorError, StoreUnavailable
+from slimq.errors import DiskFull, JournalFailed, OperatorError, StoreUnavailable
 from slimq.finish import Finisher
 from slimq.ingest import Ingester
 from slimq.janitor import Janitor
@@ -156,20 +156,27 @@ class Engine:
         self._last_step()
 
     def step(self) -> bool:
-        """Do one bounded piece of everything that is due; return whether there is more."""
+        """Do one bounded piece of everything that is due; return whether there is more.
+        Raises OperatorError: of the store at once, of reading the journal at the end."""
         if not self._registered:
             self._begin()
         self._look_again()
         self._set_control()
         landed = self._finish()  # before ingest: it must not wait for a journal that fails
         self._renew()
-        ingested = self._ingest()
+        ingested, failure = False, None
+        try:
+            ingested = self._ingest()
+        except (JournalFailed, DiskFull) as error:  # what is in the store runs all the same
+            failure = error
         self._tend()
         self._scan()
         started = 0
         if not self.stopped and not self._draining:
             started = self._dispatcher.step()
         self._keep_safe()
+        if failure is not None:
+            raise failure
         return bool(ingested or landed or started)
 
     def _begin(self) -> None:

@@ -243,6 +243,18 @@ def test_a_journal_that_cannot_be_read_keeps_no_result_from_being_recorded(rig: 
     assert len(rig.air) == 1
 
 
+def test_a_journal_that_cannot_be_read_keeps_no_job_of_the_store_from_running(rig: Rig) -> None:
+    rig.add(b"in the store")
+    rig.step()
+    rig.add(b"in the journal")
+    (path,) = rig.segment_files()
+    path.rename(path.with_suffix(".away"))
+    rig.memory.put_handler(handler())
+    with pytest.raises(JournalFailed):
+        rig.step()
+    assert [job.data for flight in rig.air for job in flight.batch.jobs] == [b"in the store"]
+
+
 # Stopped, draining, ending.
 
 
