@@ -43,14 +43,17 @@ def time_text(ms: int) -> str:
 
 
 def pending_view(id: str, header: Header) -> View:
-    """Show a job that is accepted but not yet in the store."""
-    return {
+    """Show a job that is accepted but not yet in the store. A job of a record whose lines
+    say themselves what they are may be due at any time: that is not known yet."""
+    view = {
         "id": id,
         **_type_members(header.type),
         "state": ACCEPTED,
         "accepted_at": time_text(parse_id(id).time_ms),
-        "due_at": time_text(header.dt or header.at),
     }
+    if header.kind == "lines":
+        view["due_at"] = time_text(header.dt or header.at)
+    return view
 
 
 def job_item(job: JobView, now: int) -> View:

@@ -196,6 +196,18 @@ def test_a_job_is_known_before_it_is_in_the_store_and_while_the_store_is_down(be
     }
 
 
+def test_a_job_that_is_not_in_the_store_tells_no_due_time_that_only_its_line_knows(
+    bench: Bench,
+):
+    id_ = bench.minter.block(2, bench.clock.ms).first
+    bench.node.headers[id_] = Header(kind="jobs", id=id_, count=2, at=bench.clock.ms)
+    assert bench.get(f"/jobs/{id_}").json == {
+        "id": id_,
+        "state": "accepted",
+        "accepted_at": "2026-11-18T11:06:40.000Z",
+    }
+
+
 def test_an_unknown_job_is_not_found_and_a_malformed_id_is_refused(bench: Bench):
     assert (bench.get(f"/jobs/{UNKNOWN}").status, bench.get(f"/jobs/{UNKNOWN}").slug) == (
         404,
