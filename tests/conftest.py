@@ -1,0 +1,47 @@
+"""What tests of all folders may ask for: a PostgreSQL."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from itertools import count
+from typing import Any
+
+import pytest
+
+from postgres_kit import PgBouncer, Server, or_skip
+
+_numbers = count(1)
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[Server]:
+    """The server that all tests share: a test may make databases, and harm none of others."""
+    with or_skip(Server) as server:
+        yield server
+
+
+@pytest.fixture
+def database(postgres: Server) -> Iterator[str]:
+    """The address of an empty database of this test."""
+    name = f"test_{next(_numbers)}"
+    yield postgres.create_database(name)
+    postgres.drop_database(name)
+
+
+@pytest.fixture
+def make_postgres() -> Iterator[Callable[..., Server]]:
+    """Makes servers for this test alone, to be stopped, killed, frozen: `Server(...)`."""
+    with ExitStack() as made:
+        yield lambda **wants: made.enter_context(or_skip(lambda: Server(**wants)))
+
+
+@pytest.fixture
+def make_pgbouncer() -> Iterator[Callable[..., PgBouncer]]:
+    """Makes PgBouncers before a server: `PgBouncer(server, ...)`."""
+    with ExitStack() as made:
+
+        def make(server: Server, **wants: Any) -> PgBouncer:
+            return made.enter_context(or_skip(lambda: PgBouncer(server, **wants)))
+
+        yield make
