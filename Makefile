@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help run demo bench test check lock clean
+.PHONY: help run demo cluster bench test check postgres lock clean
 
 help: ## show this list
 	@sed -nE 's/^([a-z]+):.*## (.*)/make \1\t\2/p' Makefile
@@ -21,6 +21,9 @@ run: .venv/ready ## start a node for use, on 127.0.0.1:3001, data in .slimq/
 demo: .venv/ready ## the main job on real input: hash 20,000 files of this machine, and check
 	$(BIN)/python examples/demo.py
 
+cluster: postgres ## three nodes on one PostgreSQL, under load, until Ctrl-C
+	$(BIN)/python examples/cluster.py
+
 bench: .venv/ready ## measure every promise of speed beside the physical limit, write docs/benchmarks.md
 	$(BIN)/python bench/run.py
 
@@ -30,14 +33,21 @@ check: .venv/ready ## lint, formatting, types and import rules
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-test: check ## check, then all tests
+postgres: .venv/ready ## find a PostgreSQL server for tests and the cluster, else install one
+	$(BIN)/python examples/install_postgres.py
+
+# Without a server the tests that need one are skipped; where CI is set, they fail.
+test: check ## check, then all tests, with a PostgreSQL if there can be one
+	-@$(MAKE) --no-print-directory -s postgres
 	$(BIN)/python -m pytest
 
 lock: ## resolve the dependencies of pyproject.toml anew into requirements.lock, with hashes
 	$(PYTHON) -m venv .venv-lock
 	.venv-lock/bin/pip install -q 'uv>=0.13,<0.14'
-	.venv-lock/bin/uv pip compile pyproject.toml --extra dev --universal --python-version 3.11 \
+	.venv-lock/bin/uv pip compile pyproject.toml --extra dev --extra postgres --universal --python-version 3.11 \
 		--generate-hashes --upgrade --custom-compile-command 'make lock' -q -o requirements.lock
+	.venv-lock/bin/uv pip compile --group server --no-deps --universal --python-version 3.11 \
+		--generate-hashes --upgrade --custom-compile-command 'make lock' -q -o requirements-server.lock
 
 clean: ## remove the virtualenv and caches (never data)
 	rm -rf .venv .venv-lock .pytest_cache .ruff_cache .mypy_cache .hypothesis
