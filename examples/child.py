@@ -1,4 +1,4 @@
-"""The processes of the demo: started in its folder, ended with it."""
+"""The processes of the demo and the cluster: started in its folder, ended with it."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ SETTINGS = {
 class Child:
     """A Python program that prints its address when it is ready. A context manager."""
 
-    def __init__(self, words: Sequence[str], folder: Path, log: str) -> None:
+    def __init__(self, words: Sequence[str], folder: Path, log: str, **settings: str) -> None:
         # What the caller has set for a node of his own is not for this one.
         inherited = {name: v for name, v in os.environ.items() if not name.startswith("SLIMQ_")}
         self._log = folder / log
@@ -25,11 +25,15 @@ class Child:
             self._process = subprocess.Popen(
                 [sys.executable, *words],
                 cwd=folder,
-                env=inherited | SETTINGS,
+                env=inherited | SETTINGS | settings,
                 stdout=subprocess.PIPE,
                 stderr=stderr,
                 text=True,
             )
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
 
     def address(self) -> str:
         """Return the first address that it prints. Raises RuntimeError when it ends before."""

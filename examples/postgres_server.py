@@ -151,6 +151,7 @@ class Home:
                 stdin=subprocess.DEVNULL,
                 capture_output=True,
                 text=True,
+                start_new_session=True,  # a Ctrl-C is not for it
                 timeout=START_S,
                 check=False,
                 user=self._account.user,
@@ -163,7 +164,7 @@ class Home:
             raise NoPostgres(f"{words[0]} failed: {done.stderr.strip() or done.stdout.strip()}")
 
     def spawn(self, *words: str | Path, log: Path) -> subprocess.Popen[bytes]:
-        """Start a program that runs on, in a session of its own: a Ctrl-C is not for it."""
+        """Start a program that runs on."""
         with log.open("ab") as written:
             self.give(log)
             return subprocess.Popen(
@@ -173,7 +174,7 @@ class Home:
                 stdin=subprocess.DEVNULL,
                 stdout=written,
                 stderr=written,
-                start_new_session=True,
+                start_new_session=True,  # a Ctrl-C is not for it
                 user=self._account.user,
                 group=self._account.group,
                 extra_groups=self._account.more_groups,
