@@ -25,6 +25,7 @@ from typing import Any, NamedTuple
 from slimq.core.limits import CONCURRENCY_MAX
 from slimq.core.setting import (
     Choice,
+    DatabaseUrl,
     Duration,
     Integer,
     Kind,
@@ -33,6 +34,7 @@ from slimq.core.setting import (
     Secrets,
     Size,
     Text,
+    without_password,
 )
 from slimq.errors import ConfigError
 
@@ -97,6 +99,14 @@ class Store:
         "File of the store. Empty: `store.db` in the data folder. Several nodes of one "
         "machine share the work when they name the same file.",
         flag="--store",
+    )
+    url: str = setting(
+        DatabaseUrl(),
+        "",
+        "A PostgreSQL that holds the jobs instead of a file, for nodes on any number of "
+        "machines; `slimq[postgres]` must be installed. The schema `slimq` is made in it at "
+        "the first start.",
+        flag="--store-url",
     )
     bytes_max: int = setting(
         Size("64MiB", "64TiB"),
@@ -211,6 +221,13 @@ class Config:
     @property
     def store_path(self) -> Path:
         return Path(self.store.path) if self.store.path else Path(self.data.path, "store.db")
+
+    @property
+    def store_shown(self) -> str:
+        """Where the jobs are, as it may be shown."""
+        return (
+            without_password(self.store.url) if self.store.url else str(self.store_path.absolute())
+        )
 
     @property
     def secret_path(self) -> Path:

@@ -52,7 +52,7 @@ from slimq.runner.flight import WATCH_S, Flight, Flights, first_ids
 from slimq.runner.http import HttpRunner
 from slimq.scheduler import Scheduler
 from slimq.store.base import ControlStore, Cursor
-from slimq.store.sqlite import SqliteStore
+from slimq.store.opening import Store, open_store
 from slimq.system.chance import Chance, SystemChance
 from slimq.system.clock import SystemClock
 from slimq.system.disk import SystemDisk
@@ -89,8 +89,8 @@ class Node:
         self._reader = JournalReader(self._writer)
         self._commit = GroupCommit(self._writer, self._deliver, clock=self._clock)
         self._budget = BodyBudget(config.journal_path, disk=disk, body_max=config.accept.body_max)
-        self._store = SqliteStore(config.store_path, clock=self._clock, durable=False)
-        self._api_store = SqliteStore(config.store_path, clock=self._clock, durable=True)
+        self._store = _store(config, self._clock, durable=False)
+        self._api_store = _store(config, self._clock, durable=True)
         self._api_thread = ThreadPoolExecutor(1, "api-store")
         self._jobs = JobWatch()
         self._safe = SafeWatch()
@@ -157,7 +157,7 @@ class Node:
             "version": __version__,
             "started_at": self._started_at,
             "data": str(self._config.data.path),
-            "store": {"path": str(self._config.store_path), "error": engine.store_error},
+            "store": {"path": self._config.store_shown, "error": engine.store_error},
             "journal": {
                 "error": None if refusal is None else refusal.detail,
                 "pending_bytes": self._ingester.pending_bytes(),
@@ -427,6 +427,10 @@ class Node:
         await self._flights.idle()
 
 
+def _store(config: Config, clock: SystemClock, *, durable: bool) -> Store:
+    return open_store(config.store.url, config.store_path, clock=clock, durable=durable)
+
+
 def replay(config: Config, since_segment: int) -> None:
     """Set a stopped node's ingest back to a segment: what the journal still holds from
     there on is read again at the next start. Jobs that are in the store are passed over.
@@ -438,7 +442,7 @@ def replay(config: Config, since_segment: int) -> None:
         config.journal_path, disk=SystemDisk(), clock=clock, chance=SystemChance()
     )
     writer.open()
-    store = SqliteStore(config.store_path, clock=clock, durable=True)
+    store = _store(config, clock, durable=True)
     try:
         store.ingest(writer.name, store.cursor(writer.name), Cursor(since_segment), [])
     finally:

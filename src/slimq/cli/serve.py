@@ -58,7 +58,7 @@ def show_banner(stream: TextIO, url: str, config: Config) -> None:
         version=__version__,
         url=url,
         data=printable(str(Path(config.data.path).absolute())),
-        store=printable(str(config.store_path.absolute())),
+        store=printable(config.store_shown),
     )
     try:
         stream.write(text)

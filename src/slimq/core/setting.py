@@ -11,6 +11,7 @@ import binascii
 import ipaddress
 import re
 from typing import Any, Protocol
+from urllib.parse import urlsplit
 
 from slimq.core.duration import format_ms, parse_ms
 from slimq.core.size import format_bytes, parse_bytes
@@ -64,6 +65,30 @@ class Text(_Kind):
         if not legal or not (written or self._may_be_empty):
             raise ValueError(self.rule)
         return str(written)
+
+
+class DatabaseUrl(_Kind):
+    """Where a PostgreSQL is. Its password is not shown; libpq also takes it from ~/.pgpass."""
+
+    secret = True
+
+    @property
+    def rule(self) -> str:
+        return "a URL postgresql://user@host:5432/database, or empty"
+
+    def read(self, written: Any) -> str:
+        if not isinstance(written, str) or not written.isprintable():
+            raise ValueError(self.rule)
+        if written and not written.startswith(("postgresql://", "postgres://")):
+            raise ValueError(self.rule)
+        return written
+
+
+def without_password(url: str) -> str:
+    """Return the URL of a database as it may be shown."""
+    parts = urlsplit(url)
+    user = f"{parts.username}@" if parts.username else ""
+    return f"{parts.scheme}://{user}{parts.netloc.rpartition('@')[2]}{parts.path}"
 
 
 class Choice(_Kind):

@@ -14,12 +14,13 @@ from slimq.core.lifecycle import Lease, Move, settle
 from slimq.core.limits import LEASE_MS, MIB
 from slimq.store.base import Claim, Finished, Ingested, JobFilter, NewJobs, Node
 from slimq.store.memory import MemoryStore
+from slimq.store.postgres import PostgresStore
 from slimq.store.sqlite import SqliteStore
 
 JOURNAL = "journal1"
 NODE, OTHER = "nodeAAAA", "nodeBBBB"
 TYPE = "acme/mail"
-Store = MemoryStore | SqliteStore
+Store = MemoryStore | SqliteStore | PostgresStore
 OPTIONS = Options(backoff_min_ms=1000, backoff_max_ms=1000)
 
 

@@ -1,4 +1,4 @@
-"""The memory store is the oracle: whatever is done to both stores, they show the same."""
+"""The memory store is the oracle: whatever is done to it and another store, both show the same."""
 
 from __future__ import annotations
 
@@ -9,9 +9,16 @@ from typing import Any
 import apsw
 from hypothesis import settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    invariant,
+    rule,
+    run_state_machine_as_test,
+)
+from postgres_rig import PostgresRig
 from store_kit import JOURNAL, NODE, OTHER, START_MS, FakeClock, Store, node
 
+from postgres_kit import Server
 from slimq.core.handler import Options
 from slimq.core.job import Job, Result
 from slimq.core.jobid import Minter
@@ -19,6 +26,7 @@ from slimq.core.lifecycle import Lease, settle
 from slimq.core.limits import LEASE_MS
 from slimq.store.base import Claim, Cursor, CursorMoved, Finished, JobFilter, NewJobs
 from slimq.store.memory import MemoryStore
+from slimq.store.postgres_floor import Floors
 from slimq.store.sqlite import SqliteStore
 
 TYPES = ["a/x", "a/y", "b/x"]
@@ -41,7 +49,7 @@ filters = st.builds(
     until=st.sampled_from([None, None, START_MS + 20_000]),
 )
 
-RECOUNT = """
+SQLITE_RECOUNT = """
 SELECT name, waiting, running, ok, failed, error, next_dt,
   (SELECT count(*) FROM job AS j WHERE j.type_id = t.type_id AND lock = ''),
   (SELECT count(*) FROM job AS j WHERE j.type_id = t.type_id AND lock NOT IN ('', '__done')),
@@ -54,7 +62,7 @@ SELECT name, waiting, running, ok, failed, error, next_dt,
   (SELECT min(dt) FROM job AS j WHERE j.type_id = t.type_id AND lock = '')
 FROM type AS t
 """
-LEFTOVERS = """
+SQLITE_LEFTOVERS = """
 SELECT (SELECT count(*) FROM run WHERE seq NOT IN (SELECT seq FROM job)),
   (SELECT count(*) FROM large WHERE seq NOT IN (SELECT seq FROM job)),
   (SELECT count(*) FROM job WHERE data IS NULL AND seq NOT IN (SELECT seq FROM large)),
@@ -62,14 +70,44 @@ SELECT (SELECT count(*) FROM run WHERE seq NOT IN (SELECT seq FROM job)),
     (SELECT count(*) FROM run WHERE run.output_id = output.output_id)
     + (SELECT count(*) FROM job WHERE job.output_id = output.output_id))
 """
+POSTGRES_RECOUNT = """
+SELECT name, c.waiting, c.running, c.ok, c.failed, c.error, c.bytes,
+  (SELECT count(*) FROM slimq.job AS j WHERE j.type_id = t.type_id AND lock = ''),
+  (SELECT count(*) FROM slimq.job AS j WHERE j.type_id = t.type_id AND lock <> ''),
+  (SELECT count(*) FROM slimq.done AS j WHERE j.type_id = t.type_id AND status < 300),
+  (SELECT count(*) FROM slimq.done AS j WHERE j.type_id = t.type_id
+    AND status BETWEEN 300 AND 499),
+  (SELECT count(*) FROM slimq.done AS j WHERE j.type_id = t.type_id AND status > 499),
+  (SELECT coalesce(sum(200 + octet_length(data)), 0)::bigint FROM (
+    SELECT type_id, data FROM slimq.job UNION ALL SELECT type_id, data FROM slimq.done) AS j
+    WHERE j.type_id = t.type_id),
+  coalesce(next_dt <= (SELECT min(dt) FROM slimq.job AS j
+    WHERE j.type_id = t.type_id AND lock = ''), c.waiting = 0)
+FROM slimq.type AS t CROSS JOIN LATERAL (
+  SELECT sum(waiting)::bigint AS waiting, sum(running)::bigint AS running,
+    sum(ok)::bigint AS ok, sum(failed)::bigint AS failed, sum(error)::bigint AS error,
+    sum(bytes)::bigint AS bytes
+  FROM slimq.type_count AS c WHERE c.type_id = t.type_id) AS c
+WHERE c.waiting IS NOT NULL
+"""
+POSTGRES_LEFTOVERS = """
+WITH j AS (SELECT seq, id, NULL::bigint AS output_id FROM slimq.job
+  UNION ALL SELECT seq, id, output_id FROM slimq.done)
+SELECT (SELECT count(*) FROM slimq.run WHERE seq NOT IN (SELECT seq FROM j)),
+  (SELECT count(*) - count(DISTINCT id) FROM j),
+  (SELECT count(*) FROM slimq.output WHERE refs <>
+    (SELECT count(*) FROM slimq.run WHERE run.output_id = output.output_id)
+    + (SELECT count(*) FROM j WHERE j.output_id = output.output_id))
+"""
 
 
 class Stores(RuleBasedStateMachine):
+    """Of a kind of store there are two objects, as two nodes have them."""
+
     def __init__(self) -> None:
         super().__init__()
-        self.folder = tempfile.TemporaryDirectory()
-        self.path = Path(self.folder.name, "store.db")
         self.clock = FakeClock()
+        self.set_up()
         self.minters = {lock: Minter(lock) for lock in LOCKS}
         self.memory = MemoryStore(self.clock)
         self.nodes = {lock: self.open() for lock in LOCKS}
@@ -79,8 +117,18 @@ class Stores(RuleBasedStateMachine):
         self.claimed: list[tuple[str, str, Job]] = []  # type, lock, job: also those long lost
         self.requests: list[NewJobs] = []
 
-    def open(self) -> SqliteStore:
-        return SqliteStore(self.path, clock=self.clock, durable=False, boot="boot1")
+    def set_up(self) -> None:
+        raise NotImplementedError
+
+    def tear_down(self) -> None:
+        raise NotImplementedError
+
+    def open(self) -> Store:
+        raise NotImplementedError
+
+    def recount(self) -> None:
+        """Compare the counts with the jobs, and look for what belongs to none."""
+        raise NotImplementedError
 
     def teardown(self) -> None:
         try:
@@ -89,14 +137,14 @@ class Stores(RuleBasedStateMachine):
         finally:
             for store in self.nodes.values():
                 store.close()
-            self.folder.cleanup()
+            self.tear_down()
 
     def both(self, lock: str, method: str, /, *args: Any, **kwargs: Any) -> Any:
         """Do the same with both stores; return what both told."""
         expected, told = (
             _outcome(store, method, *args, **kwargs) for store in (self.memory, self.nodes[lock])
         )
-        assert told == expected, f"{method}: memory {expected}, SQLite {told}"
+        assert told == expected, f"{method}: memory {expected}, the other {told}"
         return told
 
     def ingest(self, lock: str, jobs: list[NewJobs], cursor: Cursor | None = None) -> None:
@@ -246,11 +294,45 @@ class Stores(RuleBasedStateMachine):
 
     @invariant()
     def counts_are_what_a_recount_gives(self):
+        self.recount()
+
+
+class SqliteStores(Stores):
+    def set_up(self) -> None:
+        self.folder = tempfile.TemporaryDirectory()
+        self.path = Path(self.folder.name, "store.db")
+
+    def tear_down(self) -> None:
+        self.folder.cleanup()
+
+    def open(self) -> Store:
+        return SqliteStore(self.path, clock=self.clock, durable=False, boot="boot1")
+
+    def recount(self) -> None:
         with apsw.Connection(str(self.path)) as db:
-            for _, *kept in db.execute(RECOUNT):
+            for _, *kept in db.execute(SQLITE_RECOUNT):
                 assert kept[:6] == kept[6:]
-            assert db.execute(LEFTOVERS).get == (0, 0, 0, 0)
+            assert db.execute(SQLITE_LEFTOVERS).get == (0, 0, 0, 0)
         db.close()
+
+
+class PostgresStores(Stores):
+    server: Server
+
+    def set_up(self) -> None:
+        self.rig = PostgresRig(self.server, self.clock)
+
+    def tear_down(self) -> None:
+        self.rig.close()
+
+    def open(self) -> Store:
+        return self.rig.store(Floors(full_every_ms=0))
+
+    def recount(self) -> None:
+        for _, *kept, is_hinted in self.rig.db.execute(POSTGRES_RECOUNT):
+            assert kept[:6] == kept[6:]
+            assert is_hinted, "a type says that it is due later than its first job"
+        assert self.rig.db.execute(POSTGRES_LEFTOVERS).fetchone() == (0, 0, 0)
 
 
 def _some(items: list[Any]) -> st.SearchStrategy[list[Any]]:
@@ -266,5 +348,12 @@ def _outcome(store: Store, method: str, /, *args: Any, **kwargs: Any) -> Any:
         return CursorMoved
 
 
-TestStores = Stores.TestCase
-TestStores.settings = settings(max_examples=200, stateful_step_count=40, deadline=None)
+def test_the_sqlite_store_shows_what_the_memory_store_shows() -> None:
+    many = settings(max_examples=200, stateful_step_count=40, deadline=None)
+    run_state_machine_as_test(SqliteStores, settings=many)
+
+
+def test_the_postgres_store_shows_what_the_memory_store_shows(postgres: Server) -> None:
+    PostgresStores.server = postgres
+    few = settings(max_examples=30, stateful_step_count=40, deadline=None)
+    run_state_machine_as_test(PostgresStores, settings=few)
