@@ -25,6 +25,7 @@ LIST_PARAMETERS = (*query.FILTER_PARAMETERS, "before", "limit")
 BULK_PARAMETERS = (*query.FILTER_PARAMETERS, "all")
 REASKS_PER_S = 1000  # of all callers that wait: what the store can answer beside its work
 INGEST_POLL_S = 0.02
+FRESH_MS = 60_000  # an id that is older and not in the store is not on its way there
 
 
 class Waits(NamedTuple):
@@ -44,6 +45,14 @@ class Known(NamedTuple):
 
     job: JobView
     now: int
+
+
+class Unknown(NotFound):
+    """The store has no job with this id, `now` by its clock."""
+
+    def __init__(self, id_: str, now: int) -> None:
+        super().__init__(f"there is no job {id_}; done jobs are purged after their retention")
+        self.now = now
 
 
 class JobRoutes:
@@ -93,8 +102,27 @@ class JobRoutes:
         header = await self._node.pending(id_)
         if header is not None:
             return pending_view(id_, header)
-        job, now = await self._node.ask(lambda store: _known(store, id_))
+        job, now = await self._found(id_, lambda store: _known(store, id_))
         return job_view(job, now)
+
+    async def _found(self, id_: str, ask: Callable[[ControlStore], Known]) -> Known:
+        """Ask about a job that another node may have accepted a moment ago: then it is in the
+        journal there, and reaches the store within milliseconds."""
+        end = asyncio.get_running_loop().time() + self._waits.ingest_s
+        pause_s = INGEST_POLL_S
+        while True:
+            try:
+                return await self._node.ask(ask)
+            except Unknown as unknown:
+                late = asyncio.get_running_loop().time() >= end
+                if late or not self._may_come(id_, unknown.now):
+                    raise
+            await asyncio.sleep(pause_s)
+            pause_s *= 2
+
+    def _may_come(self, id_: str, now: int) -> bool:
+        parts = parse_id(id_)
+        return parts.sysid != self._node.sysid and now - parts.time_ms < FRESH_MS
 
     async def _view_when_done(self, id_: str, wait_s: int, request: Request) -> View:
         """Return the job when it is done, the time is over, or the caller is gone."""
@@ -138,7 +166,7 @@ class JobRoutes:
                 raise _unfit(verb, job, now)
             return _known(store, job.id)
 
-        job, now = await self._node.ask(ask)
+        job, now = await self._found(id_, ask)
         self._node.wake()
         return json_response(job_item(job, now))
 
@@ -191,7 +219,7 @@ def _job_count(store: ControlStore) -> int:
 def _known(store: ControlStore, id_: str) -> Known:
     job = store.job(id_)
     if job is None:
-        raise NotFound(f"there is no job {id_}; done jobs are purged after their retention")
+        raise Unknown(id_, store.now())
     return Known(job, store.now())
 
 

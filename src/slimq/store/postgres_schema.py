@@ -18,7 +18,12 @@ from slimq.store.migrate import Script, scripts
 
 SERVER_MIN = 14  # the oldest PostgreSQL that is still maintained
 _LOCK = 0x736C6D71  # "slmq"; held to the end of the transaction, no longer
-_META = "SELECT value FROM slimq.meta WHERE name = %s"
+# From the catalog itself: what to_regclass remembers may be older than the lock that was
+# waited for.
+_FOUND = """
+SELECT (SELECT oid FROM pg_class WHERE relnamespace = n.oid AND relname = 'meta'), n.oid
+FROM (SELECT) AS one LEFT JOIN pg_namespace AS n ON n.nspname = 'slimq'
+"""
 
 
 class Schema(NamedTuple):
@@ -34,7 +39,7 @@ def latest() -> int:
 
 def read_schema(db: psycopg.Connection[Any]) -> Schema:
     """Raises StoreUnavailable when the schema `slimq` belongs to another program."""
-    row = db.execute("SELECT to_regclass('slimq.meta'), to_regnamespace('slimq')").fetchone()
+    row = db.execute(_FOUND).fetchone()
     assert row is not None, "a SELECT without FROM has one row"
     if row[1] is None:
         return Schema(0, 0)

@@ -29,7 +29,8 @@ LARGE_SLOT = 100_000  # jobs; deleting so many one by one costs more than a day 
 LOCK_MS = 500  # how long the change of a table's shape waits, and others behind it
 
 _ABANDONED = """
-WHERE lock <> '' AND dt <= slimq.now_ms() ORDER BY dt, lock, seq LIMIT %s::int FOR UPDATE SKIP LOCKED
+WHERE lock <> '' AND dt <= slimq.now_ms() ORDER BY dt, lock, seq LIMIT %s::int
+FOR UPDATE SKIP LOCKED
 """
 _OF_NODE = (
     "WHERE lock <> '' AND lock = %s ORDER BY dt, lock, seq LIMIT %s::int FOR UPDATE SKIP LOCKED"

@@ -10,9 +10,11 @@ from routes_kit import SYSID, Bench, Reply
 
 from slimq.api.jobs import JobRoutes, Waits
 from slimq.core.job import Result
+from slimq.core.jobid import Minter
 from slimq.core.limits import LEASE_MS, WAIT_MAX_S
 from slimq.errors import StoreUnavailable
 from slimq.journal.record import Header
+from slimq.store.base import NewJobs
 
 UNKNOWN = "0000000-testnode-0000"
 
@@ -214,6 +216,38 @@ def test_an_unknown_job_is_not_found_and_a_malformed_id_is_refused(bench: Bench)
         "not-found",
     )
     assert (bench.get("/jobs/x").status, bench.get("/jobs/x").slug) == (400, "bad-id")
+
+
+def test_a_job_that_another_node_has_just_accepted_is_found_when_it_reaches_the_store(
+    bench: Bench,
+):
+    id_ = Minter("otherN0d").block(1, bench.clock.ms).first
+    new = NewJobs("acme/mail", bench.clock.ms, [id_], [b"x"], id_, 1)
+    asked: list[None] = []
+
+    def ingest_at_the_third_question() -> None:
+        asked.append(None)
+        if len(asked) == 3:
+            cursor = bench.store.cursor("j")
+            bench.store.ingest("j", cursor, cursor._replace(offset=1), [new])
+
+    bench.node.before_ask = ingest_at_the_third_question
+    assert bench.get(f"/jobs/{id_}").json["state"] == "ready"
+    assert len(asked) == 3
+
+
+def test_a_fresh_id_of_another_node_that_never_comes_is_not_found(bench: Bench):
+    bench.remake(Waits(ingest_s=0.05))
+    id_ = Minter("otherN0d").block(1, bench.clock.ms).first
+    assert bench.get(f"/jobs/{id_}").status == 404
+    assert bench.post(f"/jobs/{id_}/cancel").status == 404
+    assert 2 < bench.node.asked < 12
+
+
+def test_a_fresh_id_of_this_node_is_told_at_once(bench: Bench):
+    id_ = Minter(SYSID).block(1, bench.clock.ms).first
+    assert bench.get(f"/jobs/{id_}").status == 404
+    assert bench.node.asked == 1
 
 
 def test_a_store_that_is_down_is_answered_503_with_retry_after(bench: Bench):
