@@ -103,6 +103,7 @@ class PostgresStore:
     def register(self, node: Node) -> bool:
         about = msgspec.json.encode(node.about).decode()
         row = (node.sysid, node.started_at, about, LEASE_MS)
+        tending.make_slots(self._link, self.now())  # before the first job is done
         return self._link.once(lambda tx: tx.do(f"{_REGISTER} {_IF_DEAD}", row)) == 1
 
     def beat(self, node: Node) -> None:

@@ -41,7 +41,8 @@ WITH asked AS MATERIALIZED (
     ORDER BY dt, seq LIMIT 1) AS n ON true),
 hinted AS (
   UPDATE slimq.type SET next_dt = asked.dt FROM asked
-  WHERE type.type_id = asked.type_id AND (asked.dt IS NULL OR asked.dt > %s::bigint))
+  WHERE type.type_id = asked.type_id AND (asked.dt IS NULL OR asked.dt > %s::bigint)
+    AND type.next_dt <= slimq.now_ms())
 SELECT type_id, dt FROM asked
 """
 # A loose index scan: one step for each type that has waiting jobs, whatever their number.
