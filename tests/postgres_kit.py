@@ -111,6 +111,12 @@ class Server(PostgresServer):
             statement = sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)")
             connection.execute(statement.format(sql.Identifier(name)))
 
+    def written(self) -> str:
+        """Return up to where the write-ahead log is on disk: a replica may have that much."""
+        ((position,),) = self.execute("SELECT pg_current_wal_flush_lsn()::text")
+        assert isinstance(position, str)
+        return position
+
     def replica(self, *, delay: str = "") -> Replica:
         """Start a streaming replica. It applies what comes `delay` later, such as "2s"."""
         return Replica(self, delay=delay)
@@ -144,7 +150,7 @@ class Replica(Server):
 
     def catch_up(self) -> None:
         """Return when it has applied all that the primary has written by now."""
-        ((written,),) = self._primary.execute("SELECT pg_current_wal_lsn()::text")
+        written = self._primary.written()
         self._wait("SELECT pg_last_wal_replay_lsn() >= %s::pg_lsn", written)
 
     def receive(self, position: str) -> None:
