@@ -26,7 +26,7 @@ from typing import Any, Self
 
 from child import Child
 from demo import DIRECT, Screen
-from postgres_server import NoPostgres, PostgresServer, free_port
+from postgres_server import Guard, NoPostgres, PostgresServer, free_port
 
 EXAMPLES = Path(__file__).resolve().parent
 NODES = 3
@@ -296,6 +296,7 @@ def main() -> int:
         parser.error("--rate: at least 1")
     signals = Signals()
     folder = Path(tempfile.mkdtemp(prefix="slimq-cluster-"))
+    guard = Guard(folder)
     try:
         try_out(folder, given, signals, Screen())
     except NoPostgres as error:
@@ -306,6 +307,8 @@ def main() -> int:
         if not signals.asked:  # else it is but what the signal has ended
             print(f"cluster: {error}\nthe logs are kept in {folder}", file=sys.stderr)
             return 1
+    finally:
+        guard.dismiss()
     shutil.rmtree(folder)
     return 0
 

@@ -121,6 +121,35 @@ def free_port() -> int:
 # --- folders and processes ---------------------------------------------------------------
 
 
+class Guard:
+    """Kills all that works in a folder and removes it, should this process die without having
+    done so: by a kill -9, for example."""
+
+    def __init__(self, folder: Path) -> None:
+        self._process = subprocess.Popen(
+            ["sh", "-c", _GUARD, "sh", folder],
+            cwd="/",
+            stdin=subprocess.PIPE,
+            start_new_session=True,  # what kills us is not for it
+        )
+
+    def dismiss(self) -> None:
+        self._process.kill()
+        self._process.communicate()
+
+
+# The end of its input is the death of who holds the other end.
+_GUARD = """
+read -r _
+for process in /proc/[0-9]*; do
+    case "$(readlink "$process/cwd")" in
+        "$1" | "$1"/*) kill -KILL "${process#/proc/}" ;;
+    esac
+done
+rm -rf "$1"
+"""
+
+
 class Home:
     """A temporary folder, and the account that owns it and runs programs in it."""
 
@@ -128,6 +157,7 @@ class Home:
         self._account = account()
         self.path = Path(tempfile.mkdtemp(prefix=f"slimq-{name}-", dir=parent))
         self.give(self.path)
+        self._guard = Guard(self.path)
 
     def give(self, path: Path) -> None:
         if self._account.user is not None and self._account.group is not None:
@@ -181,6 +211,7 @@ class Home:
             )
 
     def remove(self) -> None:
+        self._guard.dismiss()
         shutil.rmtree(self.path)
 
 

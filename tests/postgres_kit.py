@@ -88,7 +88,7 @@ class Server(PostgresServer):
         ended = self.execute(f"SELECT pg_terminate_backend(pid) {_CLIENTS}", database)
         # PostgreSQL itself could wait for their end, but looks for it only every 100 ms.
         gone = f"SELECT count(*) = 0 {_CLIENTS}"
-        _wait_until(lambda: self.execute(gone, database) == [(True,)], "connections are gone")
+        wait_until(lambda: self.execute(gone, database) == [(True,)], "connections are gone")
         return len(ended)
 
     def create_user(self, name: str, password: str = "") -> None:
@@ -163,7 +163,7 @@ class Replica(Server):
         self._wait("SELECT NOT EXISTS (SELECT FROM pg_stat_wal_receiver)")
 
     def _wait(self, condition: str, *values: object) -> None:
-        _wait_until(lambda: self.execute(condition, *values) == [(True,)], condition)
+        wait_until(lambda: self.execute(condition, *values) == [(True,)], condition)
 
     def _fill(self) -> None:
         source = self._primary.url()
@@ -213,7 +213,7 @@ class PgBouncer:
         log = self._home.path / "log"
         self.process = self._home.spawn(program, configuration, log=log)
         process = self.process
-        _wait_until(lambda: process.poll() is not None or _listens(self.port), "PgBouncer listens")
+        wait_until(lambda: process.poll() is not None or _listens(self.port), "PgBouncer listens")
         assert process.poll() is None, log.read_text(errors="replace")
 
     def stop(self) -> None:
@@ -287,7 +287,7 @@ def _listens(port: int) -> bool:
         return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
-def _wait_until(condition: Callable[[], bool], what: str) -> None:
+def wait_until(condition: Callable[[], bool], what: str) -> None:
     end = time.monotonic() + START_S
     while not condition():
         assert time.monotonic() < end, f"after {START_S} s still not: {what}"

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from postgres_kit import or_skip
+from postgres_kit import or_skip, wait_until
 from postgres_server import find_binaries
 
 CLUSTER = Path(__file__).parents[2] / "examples" / "cluster.py"
@@ -164,3 +164,11 @@ def test_a_terminated_cluster_leaves_nothing(cluster: Cluster) -> None:
     assert (code, err) == (0, "")
     assert not any(map(listens, ports(introduction)))
     assert list(cluster.folder.iterdir()) == []
+
+
+def test_a_killed_cluster_leaves_nothing_either(cluster: Cluster) -> None:
+    introduction = cluster.introduction()
+    cluster.process.kill()
+    cluster.end()
+    wait_until(lambda: not list(cluster.folder.iterdir()), "all folders are gone")
+    wait_until(lambda: not any(map(listens, ports(introduction))), "nobody listens")

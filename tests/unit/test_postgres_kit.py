@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import select
 import stat
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from contextlib import closing
@@ -12,7 +15,7 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from postgres_kit import PgBouncer, Server, either, or_skip
+from postgres_kit import PgBouncer, Server, either, or_skip, wait_until
 from postgres_server import NoPostgres, find_binaries
 
 MakeServer = Callable[..., Server]
@@ -179,6 +182,32 @@ def test_a_closed_server_leaves_no_process_and_no_folder() -> None:
         assert processes_of(folder) != []
     assert processes_of(folder) == []
     assert not folder.exists()
+
+
+STARTER = """
+import sys
+from postgres_kit import Server
+server = Server()
+print(server.folder, flush=True)
+sys.stdin.read()
+"""
+
+
+def test_a_server_ends_when_who_started_it_was_killed(postgres: Server) -> None:
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    with subprocess.Popen(
+        [sys.executable, "-c", STARTER],
+        env=environment,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as starter:
+        assert starter.stdout is not None
+        folder = Path(starter.stdout.readline().strip())
+        assert processes_of(folder) != []
+        starter.kill()
+    wait_until(lambda: not folder.exists(), "the folder is gone")
+    assert processes_of(folder) == []
 
 
 # --- a replica, a PgBouncer --------------------------------------------------------------
