@@ -21,8 +21,9 @@ pytestmark = pytest.mark.skipif(not shutil.which("curl"), reason="the lines are 
 
 
 def curl_lines() -> list[str]:
-    """Return the commands of the shell blocks that call curl."""
-    blocks = re.findall(r"^```sh\n(.*?)^```$", README, re.M | re.S)
+    """Return the commands of the first screen that call curl."""
+    first_screen = README.partition("\n## ")[0]
+    blocks = re.findall(r"^```sh\n(.*?)^```$", first_screen, re.M | re.S)
     return [line for block in blocks for line in block.splitlines() if re.search(r"\bcurl ", line)]
 
 

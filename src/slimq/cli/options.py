@@ -61,6 +61,7 @@ _CONFIG_OPTIONS: tuple[Decorator, ...] = (
     click.option("--port", help="Port to listen on."),
     click.option("--data", help="Data folder."),
     click.option("--store", help="File of the store."),
+    click.option("--store-url", help="PostgreSQL that holds the jobs instead of a file."),
     click.option("--env", help="Which DIR/ENV.toml is read; before SLIMQ_ENV."),
     click.option(
         "--config",
@@ -79,5 +80,6 @@ def load_config(given: Mapping[str, Any]) -> Config:
         "server.port": given["port"],
         "data.path": given["data"],
         "store.path": given["store"],
+        "store.url": given["store_url"],
     }
     return load(flags, os.environ, given["folder"] or DEFAULT_FOLDER, given["env"])
