@@ -11,7 +11,6 @@
 from __future__ import annotations
 
 import importlib
-import os
 import sys
 from collections.abc import Sequence
 from typing import Any
@@ -19,7 +18,7 @@ from typing import Any
 import click
 
 from slimq import __version__
-from slimq.cli.output import printable
+from slimq.cli.output import flush_or_drop, printable
 from slimq.errors import SlimqError, StartError
 
 UNEXPECTED = 1
@@ -83,7 +82,10 @@ def slimq() -> None:
 
 def main() -> None:
     """Run the command that `sys.argv` says, and exit with its code."""
-    sys.exit(run(sys.argv[1:]))
+    code = run(sys.argv[1:])
+    for stream in (sys.stdout, sys.stderr):
+        flush_or_drop(stream)
+    sys.exit(code)
 
 
 def run(arguments: Sequence[str]) -> int:
@@ -96,8 +98,6 @@ def run(arguments: Sequence[str]) -> int:
     except (click.Abort, KeyboardInterrupt):
         return INTERRUPTED
     except ReaderGone:
-        # What is left in the buffer must not fail again at the exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return READER_GONE
     except SlimqError as error:
         click.echo(f"slimq: {printable(error.detail)}", err=True)

@@ -7,9 +7,10 @@ escaped: nobody's job may drive the terminal of who looks at it.
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, TextIO
 
 import click
 
@@ -112,3 +113,16 @@ def duration_text(ms: float) -> str:
         return f"{minutes} min {seconds} s"
     hours, minutes = divmod(minutes, 60)
     return f"{hours} h {minutes} min" if hours < 48 else f"{hours // 24} d {hours % 24} h"
+
+
+def flush_or_drop(stream: TextIO) -> None:
+    """Write what is buffered. If nobody reads it, drop it, and what comes: else Python tries
+    again at the exit, and ends with code 120."""
+    try:
+        stream.flush()
+    except OSError:
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, stream.fileno())
+        os.close(nowhere)
+    except ValueError:  # it is closed: nothing is left
+        pass

@@ -10,7 +10,7 @@ import click
 
 from slimq import __version__
 from slimq.cli.options import config_options, load_config
-from slimq.cli.output import printable
+from slimq.cli.output import flush_or_drop, printable
 from slimq.config import Config
 from slimq.node import run
 from slimq.system.clock import SystemClock
@@ -62,6 +62,6 @@ def show_banner(stream: TextIO, url: str, config: Config) -> None:
     )
     try:
         stream.write(text)
-        stream.flush()
     except (OSError, ValueError):  # ValueError: it is closed, or cannot encode the path
         pass
+    flush_or_drop(stream)

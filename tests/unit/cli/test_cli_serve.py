@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import re
 import shutil
 import signal
@@ -27,13 +28,16 @@ Serve = Callable[..., subprocess.Popen[str]]
 
 @pytest.fixture
 def serve(tmp_path: Path) -> Iterator[Serve]:
-    """Start nodes on a data folder; none is left when the test has ended."""
+    """Start nodes on a data folder; none is left when the test has ended. Their streams are
+    buffered, as they are wherever PYTHONUNBUFFERED is not set."""
+    environment = {k: v for k, v in os.environ.items() if k != "PYTHONUNBUFFERED"}
     with ExitStack() as stack:
 
         def start(*words: str, data: str = "data") -> subprocess.Popen[str]:
             folder = ["--data", str(tmp_path / data), "--port", "0"]
             process = subprocess.Popen(
                 [sys.executable, "-m", "slimq", "serve", *folder, *words],
+                env=environment,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,
                 text=True,
