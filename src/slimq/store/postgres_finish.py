@@ -7,13 +7,14 @@ those that go on get a row in `run`. What a lost lease says is passed over.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import accumulate
 from typing import NamedTuple
 
 from slimq.core.lifecycle import DONE, DONE_SHIFT_MS, FREE, Move
 from slimq.store.base import Finished
-from slimq.store.counts import RUNNING, kind_of
+from slimq.store.counts import RUNNING, WAITING
 from slimq.store.postgres_marks import cut_runs
-from slimq.store.postgres_tx import Tx
+from slimq.store.postgres_tx import Tx, ids_text
 from slimq.store.postgres_types import Tally, hint, hold
 
 _OUTPUTS = """
@@ -24,12 +25,19 @@ ORDER BY n.place RETURNING output_id
 _HELD = """
 SELECT 1 FROM slimq.job WHERE id = %s AND attempt = %s::int AND lock = %s FOR UPDATE
 """
+_MOVES = """
+m AS MATERIALIZED (
+  SELECT n.id, n.attempt, n.dt, n.status, n.failures, n.crashes, n.error, n.started_at,
+    n.output_id, n.type_id,
+    CASE WHEN n.size > 0 THEN substr(%(results)s::bytea, n.start, n.size) END AS result
+  FROM unnest(%(ids)s::text[], %(attempts)s::int[], %(dts)s::bigint[], %(statuses)s::int[],
+    %(failures)s::int[], %(crashes)s::int[], %(errors)s::text[], %(started)s::bigint[],
+    %(outputs)s::bigint[], %(types)s::int[], %(starts)s::int[], %(sizes)s::int[])
+  AS n(id, attempt, dt, status, failures, crashes, error, started_at, output_id, type_id,
+    start, size))
+"""
 _END = f"""
-WITH m AS MATERIALIZED (
-  SELECT * FROM unnest(%(ids)s::text[], %(attempts)s::int[], %(dts)s::bigint[],
-    %(statuses)s::int[], %(failures)s::int[], %(crashes)s::int[], %(results)s::bytea[],
-    %(errors)s::text[], %(started)s::bigint[], %(outputs)s::bigint[], %(types)s::int[])
-  AS m(id, attempt, dt, status, failures, crashes, result, error, started_at, output_id, type_id)),
+WITH {_MOVES},
 over AS (
   DELETE FROM slimq.job USING m
   WHERE job.id = m.id AND job.attempt = m.attempt AND job.lock = %(lock)s
@@ -42,15 +50,19 @@ kept AS (
     failures, crashes, status, id, node, parent, trace, error, result, data)
   SELECT seq, ended_at, due_at, started_at, output_id, slimq.slot(ended_at, status), type_id,
     attempt, failures, crashes, status, id, %(lock)s, parent, trace, error, result, data
-  FROM over)
-SELECT id FROM over
+  FROM over),
+counted AS (
+  INSERT INTO slimq.type_count AS t (type_id, shard, running, ok, failed, error)
+  SELECT type_id, %(shard)s::smallint, -count(*), count(*) FILTER (WHERE status < 300),
+    count(*) FILTER (WHERE status >= 300 AND status < 500), count(*) FILTER (WHERE status >= 500)
+  FROM over GROUP BY type_id ORDER BY type_id
+  ON CONFLICT (type_id, shard) DO UPDATE SET running = t.running + excluded.running,
+    ok = t.ok + excluded.ok, failed = t.failed + excluded.failed, error = t.error + excluded.error)
+SELECT CASE WHEN (SELECT count(*) FROM over) < (SELECT count(*) FROM m)
+  THEN (SELECT array_agg(id) FROM m WHERE id NOT IN (SELECT id FROM over)) END
 """  # noqa: S608
-_GO_ON = """
-WITH m AS MATERIALIZED (
-  SELECT * FROM unnest(%(ids)s::text[], %(attempts)s::int[], %(dts)s::bigint[],
-    %(statuses)s::int[], %(failures)s::int[], %(crashes)s::int[], %(results)s::bytea[],
-    %(errors)s::text[], %(started)s::bigint[], %(outputs)s::bigint[], %(types)s::int[])
-  AS m(id, attempt, dt, status, failures, crashes, result, error, started_at, output_id, type_id)),
+_GO_ON = f"""
+WITH {_MOVES},
 again AS (
   UPDATE slimq.job SET dt = m.dt, lock = '', status = m.status, failures = m.failures,
     crashes = m.crashes
@@ -68,7 +80,7 @@ kept AS (
     output_id = excluded.output_id, node = excluded.node, error = excluded.error,
     result = excluded.result)
 SELECT id, seq FROM again
-"""
+"""  # noqa: S608
 
 
 class Ended(NamedTuple):
@@ -86,26 +98,37 @@ def finish(
     """Return the ids of the moves whose lease is lost, and the heads of types by number."""
     ended, stale = _ended(tx, lock, finished)
     over = [each for each in ended if each.move.lock == DONE]
+    if over:
+        stale.update(tx.one(_END, _columns(lock, over, shard))[0] or ())
     on = [each for each in ended if each.move.lock == FREE]
-    applied = {id_ for (id_,) in tx.all(_END, _columns(lock, over))} if over else set()
-    seqs: dict[str, int] = dict(tx.all(_GO_ON, _columns(lock, on))) if on else {}
+    return stale, _go_on(tx, lock, on, stale, shard) if on else {}
+
+
+def is_simple(finished: Sequence[Finished]) -> bool:
+    """Whether `finish` is one statement: all is over, each job once, and nothing was printed."""
+    moves = [move for batch in finished for move in batch.moves]
+    over = all(move.lock == DONE for move in moves)
+    printed = any(batch.output for batch in finished)
+    return over and not printed and len({move.id for move in moves}) == len(moves)
+
+
+def _go_on(tx: Tx, lock: str, on: list[Ended], stale: set[str], shard: int) -> dict[int, int]:
+    """Let jobs wait for their next run; return the heads of their types."""
+    seqs: dict[str, int] = dict(tx.all(_GO_ON, _columns(lock, on, shard)))
+    stale.update(each.move.id for each in on if each.move.id not in seqs)
     tally = Tally(shard)
     heads: dict[int, int] = {}
-    for each in ended:
-        move = each.move
-        if move.id not in applied and move.id not in seqs:
-            stale.add(move.id)
-            continue
-        tally.add(each.type_id, RUNNING, -1)
-        tally.add(each.type_id, kind_of(move.lock, move.status), 1)
-        if move.lock == FREE:
-            heads[each.type_id] = min(heads.get(each.type_id, move.dt), move.dt)
+    held = [each for each in on if each.move.id in seqs]
+    for move, _, _, type_id in held:
+        tally.add(type_id, RUNNING, -1)
+        tally.add(type_id, WAITING, 1)
+        heads[type_id] = min(heads.get(type_id, move.dt), move.dt)
         if move.hold_until:
-            hold(tx, each.type_id, move.hold_until)
+            hold(tx, type_id, move.hold_until)
     tally.apply(tx)
     hint(tx, heads)
-    cut_runs(tx, [(seqs[each.move.id], each.move.attempt) for each in on if each.move.id in seqs])
-    return stale, heads
+    cut_runs(tx, [(seqs[each.move.id], each.move.attempt) for each in held])
+    return heads
 
 
 def _ended(tx: Tx, lock: str, finished: Sequence[Finished]) -> tuple[list[Ended], set[str]]:
@@ -139,19 +162,23 @@ def _keep_outputs(tx: Tx, finished: Sequence[Finished]) -> list[int]:
     return [output_id for (output_id,) in tx.all(_OUTPUTS, (refs, tails))]
 
 
-def _columns(lock: str, ended: list[Ended]) -> dict[str, object]:
+def _columns(lock: str, ended: list[Ended], shard: int) -> dict[str, object]:
     moves = [each.move for each in ended]
+    sizes = [len(move.result) for move in moves]
     return {
         "lock": lock,
-        "ids": [move.id for move in moves],
+        "shard": shard,
+        "ids": ids_text([move.id for move in moves]),
         "attempts": [move.attempt for move in moves],
         "dts": [move.dt for move in moves],
         "statuses": [move.status for move in moves],
         "failures": [move.failures for move in moves],
         "crashes": [move.crashes for move in moves],
-        "results": [move.result or None for move in moves],
         "errors": [move.error or None for move in moves],
         "started": [each.started_at for each in ended],
         "outputs": [each.output_id for each in ended],
         "types": [each.type_id for each in ended],
+        "results": b"".join([move.result for move in moves]),
+        "starts": [end - size + 1 for end, size in zip(accumulate(sizes), sizes, strict=True)],
+        "sizes": sizes,
     }

@@ -49,6 +49,11 @@ def _bound(values: Values) -> Values:
     return [_text_of(value) for value in values]
 
 
+def ids_text(ids: Iterable[str]) -> str:
+    """Return ids as one text too; none of their characters means anything there."""
+    return "{" + ",".join(ids) + "}"
+
+
 def _text_of(value: object) -> object:
     if type(value) is not list or not all(map(_is_number, value)):
         return value
