@@ -8,11 +8,12 @@ insert it may have ended; then the transaction is run again.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import accumulate
 
 from slimq.store.base import Cursor, CursorMoved, Ingested, KeyUse, NewJobs
 from slimq.store.counts import WAITING
 from slimq.store.idempotency import Key, Sorted, sort_out
-from slimq.store.postgres_tx import Again, Tx
+from slimq.store.postgres_tx import Again, Tx, ids_text
 from slimq.store.postgres_types import BYTES, ROW_BYTES, Tally, hint
 
 _CURSOR = 'SELECT segment, "offset", body_offset, lines FROM slimq.journal WHERE name = %s'
@@ -24,9 +25,10 @@ _START = "INSERT INTO slimq.journal VALUES (%s, %s, %s, %s, %s) ON CONFLICT DO N
 _INSERT = """
 WITH added AS (
   INSERT INTO slimq.job (type_id, dt, due_at, trace, parent, id, data)
-  SELECT g.type_id, g.dt, g.dt, g.trace, g.parent, n.id, n.data
-  FROM unnest(%s::text[], %s::bytea[], %s::int[]) WITH ORDINALITY AS n(id, data, grp, place)
-  JOIN unnest(%s::int[], %s::bigint[], %s::text[], %s::text[])
+  SELECT g.type_id, g.dt, g.dt, g.trace, g.parent, n.id, substr(%(data)s::bytea, start, size)
+  FROM unnest(%(ids)s::text[], %(starts)s::int[], %(sizes)s::int[], %(groups)s::int[])
+    WITH ORDINALITY AS n(id, start, size, grp, place)
+  JOIN unnest(%(types)s::int[], %(dts)s::bigint[], %(traces)s::text[], %(parents)s::text[])
     WITH ORDINALITY AS g(type_id, dt, trace, parent, grp) ON g.grp = n.grp
   ORDER BY n.place
   ON CONFLICT (id) DO NOTHING
@@ -36,8 +38,9 @@ SELECT type_id, count(*), min(dt), sum(size)::bigint FROM added GROUP BY type_id
 _INSERT_ALIKE = """
 WITH added AS (
   INSERT INTO slimq.job (type_id, dt, due_at, trace, parent, id, data)
-  SELECT %s::int, %s::bigint, %s::bigint, %s::text, %s::text, n.id, n.data
-  FROM unnest(%s::text[], %s::bytea[]) AS n(id, data)
+  SELECT %(type)s::int, %(dt)s::bigint, %(dt)s::bigint, %(trace)s::text, %(parent)s::text, n.id,
+    substr(%(data)s::bytea, start, size)
+  FROM unnest(%(ids)s::text[], %(starts)s::int[], %(sizes)s::int[]) AS n(id, start, size)
   ON CONFLICT (id) DO NOTHING
   RETURNING type_id, dt, octet_length(data) AS size)
 SELECT type_id, count(*), min(dt), sum(size)::bigint FROM added GROUP BY type_id
@@ -136,27 +139,39 @@ def _insert(
         ids = [id_ for new in jobs for id_ in new.ids]
     data = [each for new in jobs for each in new.data]
     assert len(ids) == len(data), "every job has an id and data"
+    sizes = [len(each) for each in data]
+    values = {
+        "ids": ids_text(ids),
+        "data": b"".join(data),
+        "starts": [end - size + 1 for end, size in zip(accumulate(sizes), sizes, strict=True)],
+        "sizes": sizes,
+    }
     if len(jobs) == 1:
-        new = jobs[0]
-        alike = (numbers[new.type], new.dt, new.dt, new.trace or None, new.parent or None)
-        added = tx.all(_INSERT_ALIKE, (*alike, ids, data))
+        added = tx.all(_INSERT_ALIKE, values | _alike(jobs[0], numbers))
     else:
-        groups = [place for place, new in enumerate(jobs, 1) for _ in new.ids]
-        added = tx.all(
-            _INSERT,
-            (
-                ids,
-                data,
-                groups,
-                [numbers[new.type] for new in jobs],
-                [new.dt for new in jobs],
-                [new.trace or None for new in jobs],
-                [new.parent or None for new in jobs],
-            ),
-        )
+        added = tx.all(_INSERT, values | _groups(jobs, numbers))
     if _done_among(tx, ids):
         raise Again
     return [(type_id, count, head, size) for type_id, count, head, size in added]
+
+
+def _alike(new: NewJobs, numbers: dict[str, int]) -> dict[str, object]:
+    return {
+        "type": numbers[new.type],
+        "dt": new.dt,
+        "trace": new.trace or None,
+        "parent": new.parent or None,
+    }
+
+
+def _groups(jobs: list[NewJobs], numbers: dict[str, int]) -> dict[str, object]:
+    return {
+        "groups": [place for place, new in enumerate(jobs, 1) for _ in new.ids],
+        "types": [numbers[new.type] for new in jobs],
+        "dts": [new.dt for new in jobs],
+        "traces": [new.trace or None for new in jobs],
+        "parents": [new.parent or None for new in jobs],
+    }
 
 
 def _done_among(tx: Tx, ids: list[str]) -> set[str]:
@@ -167,7 +182,7 @@ def _done_among(tx: Tx, ids: list[str]) -> set[str]:
     most = len(ids) + 1000
     found = tx.all(_DONE_BETWEEN, (min(ids), max(ids), most))
     if len(found) == most:
-        found = tx.all(_DONE, (ids,))
+        found = tx.all(_DONE, (ids_text(ids),))
     return {id_ for (id_,) in found}.intersection(ids)
 
 
