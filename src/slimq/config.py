@@ -25,6 +25,7 @@ from typing import Any, NamedTuple
 from slimq.core.limits import CONCURRENCY_MAX
 from slimq.core.setting import (
     Choice,
+    Choices,
     DatabaseUrl,
     Duration,
     Integer,
@@ -38,6 +39,7 @@ from slimq.core.setting import (
 )
 from slimq.errors import ConfigError
 
+ACCEPT, RUN = "accept", "run"  # the roles of a node
 DEFAULT_ENV = "development"
 DEFAULT_FOLDER = Path("config")
 HIDDEN = "***"
@@ -68,6 +70,15 @@ class Server:
         3001,
         "Port to listen on. 0: the system chooses one.",
         flag="--port",
+    )
+    roles: tuple[str, ...] = setting(
+        Choices(ACCEPT, RUN),
+        [ACCEPT, RUN],
+        "What this node does of the work. `accept`: it takes new jobs; without it they are "
+        "refused (503 `not-accepting`). `run`: it runs jobs; without it others on the same "
+        "store do. Every node answers questions, takes changes, and moves its journal to the "
+        "store.",
+        flag="--role",
     )
     drain_ms: int = setting(
         Duration("0s", "1h"),

@@ -189,6 +189,13 @@ class DurabilityUnmet(OperatorError):
     title = "The durability level that was asked for cannot be met now"
 
 
+class NotAccepting(OperatorError):
+    """The operator gave the node no role to accept: another one must be asked."""
+
+    slug = "not-accepting"
+    title = "This node does not accept jobs"
+
+
 class ShuttingDown(OperatorError):
     slug = "shutting-down"
     title = "This node is draining"

@@ -28,14 +28,14 @@ from slimq.api.keys_pending import PendingKeys
 from slimq.api.server import Server
 from slimq.api.turn import Turn
 from slimq.api.waiting import JobWatch, SafeWatch
-from slimq.config import Config
+from slimq.config import ACCEPT, RUN, Config
 from slimq.core.handler import Handler
 from slimq.core.jobid import Minter, make_sysid
 from slimq.core.limits import CONNECTIONS_MAX, FILES_RESERVED, LOG_ITEMS_MAX
 from slimq.core.status import Outcome
 from slimq.dispatch import Dispatcher
 from slimq.engine import COUNTERS, Engine
-from slimq.errors import DiskFull, DurabilityUnmet, JournalFailed, SlimqError
+from slimq.errors import DiskFull, DurabilityUnmet, JournalFailed, NotAccepting, SlimqError
 from slimq.finish import Finisher
 from slimq.ingest import Ingester
 from slimq.janitor import Janitor
@@ -78,6 +78,7 @@ class Node:
         self._log = log
         self._clock = SystemClock()
         self._chance = chance
+        self._roles = config.server.roles
         self.sysid = make_sysid(self._chance.token(6))
         disk = SystemDisk()
         self._writer = JournalWriter(
@@ -155,6 +156,7 @@ class Node:
         return {
             "sysid": self.sysid,
             "version": __version__,
+            "roles": list(self._roles),
             "started_at": self._started_at,
             "data": str(self._config.data.path),
             "store": {"path": self._config.store_shown, "error": engine.store_error},
@@ -218,7 +220,7 @@ class Node:
         self._acceptor = Acceptor(
             minter=Minter(self.sysid),
             submit=Turn(self._commit).submit,
-            refusal=self._writer.refusal,
+            refusal=self._refusal,
             new_body=lambda: Body(self._budget),
             body_max=config.accept.body_max,
             clock=self._clock,
@@ -266,7 +268,7 @@ class Node:
             safe=lambda position: self._call(self._on_safe, position),
             freed_former=lambda sysid: self._call(self._on_former_freed, sysid),
         )
-        self._engine.stopped = self._state.stopped
+        self._engine.stopped = self._state.stopped or RUN not in self._roles
         self._state.former.append(self.sysid)
         self._keep_state()
 
@@ -276,11 +278,27 @@ class Node:
             self._store,
             self.sysid,
             self._started_at,
-            lambda: {"version": __version__, "pid": os.getpid(), "data": str(config.data.path)},
+            self._about,
             ok_ms=config.purge.ok_ms,
             failed_ms=config.purge.failed_ms,
             bytes_max=config.store.bytes_max,
         )
+
+    def _about(self) -> dict[str, Any]:
+        """What others may know of this node. Called on the engine's thread."""
+        return {
+            "version": __version__,
+            "roles": list(self._roles),
+            "pid": os.getpid(),
+            "data": str(self._config.data.path),
+        }
+
+    def _refusal(self) -> SlimqError | None:
+        """Return why no new jobs are accepted now, or None."""
+        if ACCEPT in self._roles:
+            return self._writer.refusal()
+        role = "server.roles of this node has no accept: add jobs at a node that has it"
+        return NotAccepting(role)
 
     def _restore_keys(self) -> None:
         """Remember the keys of what the journal holds and the store may not know yet."""
@@ -385,7 +403,8 @@ class Node:
 
     def _set_stopped(self, stopped: bool) -> None:
         self._state_file.save(NodeState(self._state.former, stopped))
-        self._state.stopped = self._engine.stopped = stopped
+        self._state.stopped = stopped
+        self._engine.stopped = stopped or RUN not in self._roles
         self._log.info("engine.stopped" if stopped else "engine.started")
         self._engine.wake()
 

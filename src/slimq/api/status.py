@@ -26,7 +26,7 @@ from slimq.api.render import View, json_response, node_view
 from slimq.api.type_views import Settings
 from slimq.core.jobtype import split_type
 from slimq.core.limits import LIST_MAX
-from slimq.errors import OperatorError, ShuttingDown, StoreUnavailable
+from slimq.errors import NotAccepting, OperatorError, ShuttingDown, StoreUnavailable
 from slimq.store.base import ControlStore
 
 UNSERVED_MAX = 100  # types without handler that are listed
@@ -34,7 +34,7 @@ _UNSERVED_PAGES_MAX = 10  # pages of LIST_MAX types that are looked at for them
 _PAGE = b"""<!doctype html>
 <html lang="en"><meta charset="utf-8"><title>slimq</title>
 <h1>slimq</h1>
-<p>OK. This node accepts jobs.</p>
+<p>OK. This node is up.</p>
 <ul>
 <li><a href="/status">/status</a>: the node and its store</li>
 <li><a href="/types">/types</a>: what waits and runs</li>
@@ -93,6 +93,8 @@ class StatusRoutes:
             raise ShuttingDown("this node is draining; ask another one")
         try:
             self._acceptor.check_open()
+        except NotAccepting:
+            raise
         except OperatorError as refusal:
             raise OperatorError(f"{refusal.title}: {refusal.detail}") from refusal
         return json_response({"status": "ready"})
@@ -103,6 +105,8 @@ class StatusRoutes:
         errors = {part: _error(status, part) for part in ("store", "journal")}
         try:
             self._acceptor.check_open()
+        except NotAccepting:
+            pass  # it is meant to be so
         except OperatorError as refusal:
             errors["journal"] = refusal.detail
         return [f"{part}: {error}" for part, error in errors.items() if error]

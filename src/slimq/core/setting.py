@@ -182,6 +182,28 @@ class _List(_Kind):
         raise NotImplementedError
 
 
+class Choices(_List):
+    """One or more of some words, each once."""
+
+    def __init__(self, *choices: str) -> None:
+        self._choices = choices
+
+    @property
+    def rule(self) -> str:
+        return f"a list of one or more of {', '.join(self._choices)}"
+
+    def read(self, written: Any) -> tuple[Any, ...]:
+        read = super().read(written)
+        if not read or len(set(read)) != len(read):
+            raise ValueError(self.rule)
+        return read
+
+    def _item(self, text: str) -> str:
+        if text not in self._choices:
+            raise ValueError(self.rule)
+        return text
+
+
 class Networks(_List):
     """Address ranges, read as networks of `ipaddress`."""
 

@@ -159,6 +159,7 @@ REFUSALS = {
     "journal-failed": errors.JournalFailed,
     "disk-full": errors.DiskFull,
     "shutting-down": errors.ShuttingDown,
+    "not-accepting": errors.NotAccepting,
     "durability-unmet": errors.DurabilityUnmet,
     "unavailable": errors.OperatorError,
 }

@@ -265,3 +265,16 @@ def test_a_file_that_cannot_be_read_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "local.toml").write_bytes(b'a = "\xff"')
     with pytest.raises(ConfigError, match=r"local\.toml: not TOML: it is not UTF-8"):
         load({}, {}, tmp_path)
+
+
+def test_a_node_has_all_roles_unless_it_is_said_which(tmp_path: Path) -> None:
+    def roles(flag: str | None = None, **environ: str) -> tuple[str, ...]:
+        return load({"server.roles": flag}, environ, tmp_path).server.roles
+
+    assert roles() == ("accept", "run")
+    assert roles(SLIMQ_SERVER__ROLES="accept") == ("accept",)
+    assert roles("run", SLIMQ_SERVER__ROLES="accept") == ("run",)
+    assert roles("run, accept") == ("run", "accept")
+    for wrong in ("", "accept,accept", "both", "accept,"):
+        with pytest.raises(ConfigError, match="one or more of accept, run"):
+            roles(wrong)
