@@ -38,8 +38,12 @@ class Janitor:
         return self._store.register(self._node())
 
     def free_former(self, sysid: str) -> Freed:
-        """Take back the jobs of an earlier boot of this node, at once."""
-        return self._store.free(FREE_JOBS_MAX, lock=sysid)
+        """Take back the jobs of an earlier boot of this node, at once. When none is left,
+        that boot is no node any more."""
+        freed = self._store.free(FREE_JOBS_MAX, lock=sysid)
+        if freed.again + freed.dead == 0:
+            self._store.leave(sysid)
+        return freed
 
     def step(self) -> Freed | None:
         """Do what is due. Raises StoreUnavailable; then it stays due."""

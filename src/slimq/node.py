@@ -10,6 +10,7 @@ import asyncio
 import base64
 import os
 import signal
+import socket
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -95,6 +96,7 @@ class Node:
         self._api_thread = ThreadPoolExecutor(1, "api-store")
         self._jobs = JobWatch()
         self._safe = SafeWatch()
+        self._url = ""
         self._accepted = 0
         self._started_at = self._clock.wall_ms()
         self._quit = asyncio.Event()
@@ -109,6 +111,8 @@ class Node:
         room = max(1, min(CONNECTIONS_MAX, files - FILES_RESERVED))
         server = Server(app, self._acceptor, connections_max=room)
         port = await server.start(self._config.server.host, self._config.server.port)
+        host = self._config.server.host
+        self._url = f"http://{f'[{host}]' if ':' in host else host}:{port}"
         threads = [
             threading.Thread(target=self._guarded, args=(run,), name=name)
             for name, run in (("commit", self._commit.run), ("engine", self._engine.run))
@@ -119,8 +123,7 @@ class Node:
             self._loop.add_signal_handler(number, self.quit)
         watch = asyncio.create_task(self._watch_leases())
         self._log.info("node.started", sysid=self.sysid, port=port, cut=self._recovery.cut_bytes)
-        host = self._config.server.host
-        ready(f"http://{f'[{host}]' if ':' in host else host}:{port}")
+        ready(self._url)
         await self._quit.wait()
         await self._drain(server, threads)
         watch.cancel()
@@ -289,8 +292,12 @@ class Node:
         return {
             "version": __version__,
             "roles": list(self._roles),
+            "host": socket.gethostname(),
+            "url": self._url,
             "pid": os.getpid(),
-            "data": str(self._config.data.path),
+            "data": str(Path(self._config.data.path).absolute()),
+            "journal_pending_bytes": self._ingester.pending_bytes(),
+            "clock_skew_ms": self._clock.wall_ms() - self._store.now(),
         }
 
     def _refusal(self) -> SlimqError | None:

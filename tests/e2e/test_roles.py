@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import socket
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from node_kit import ECHO, Answer, Node, wait_until
@@ -31,6 +33,11 @@ def edge(tmp_path: Path) -> Iterator[Node]:
 def runner(tmp_path: Path) -> Iterator[Node]:
     with node_of(tmp_path, "run") as node:
         yield node
+
+
+def nodes_seen_by(node: Node) -> list[Any]:
+    nodes: list[Any] = node.call("GET", "/nodes")["nodes"]
+    return nodes
 
 
 def refusals(node: Node) -> list[Answer]:
@@ -96,7 +103,23 @@ def test_a_node_that_only_runs_is_well_but_not_ready_for_jobs(runner: Node) -> N
 
 
 def test_a_node_says_its_roles(edge: Node, runner: Node) -> None:
-    status = runner.call("GET", "/status")
-    assert status["node"]["roles"] == ["run"]
-    about = sorted(node["about"]["roles"] for node in status["nodes"])
-    assert about == [["accept"], ["run"]]
+    assert runner.call("GET", "/status")["node"]["roles"] == ["run"]
+    wait_until(lambda: len(nodes_seen_by(runner)) == 2, "both are registered")
+    seen = {node["url"]: node for node in nodes_seen_by(runner)}
+    for node, roles in ((edge, ["accept"]), (runner, ["run"])):
+        said = seen[node.url]
+        assert (said["roles"], said["state"], said["data"]) == (roles, "alive", str(node.data))
+        assert (said["pid"], said["host"]) == (node.process.pid, socket.gethostname())
+        assert abs(said["clock_skew_ms"]) < 2_000
+
+
+def test_a_node_that_was_killed_and_is_back_is_listed_once(edge: Node) -> None:
+    wait_until(lambda: nodes_seen_by(edge), "it is registered")
+    (before,) = nodes_seen_by(edge)
+    edge.kill()
+    edge.start()
+    wait_until(
+        lambda: [node["sysid"] for node in nodes_seen_by(edge)] not in ([], [before["sysid"]]),
+        "it is registered anew",
+    )
+    assert len(nodes_seen_by(edge)) == 1

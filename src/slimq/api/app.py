@@ -24,6 +24,7 @@ from slimq.api.handlers import HandlerRoutes
 from slimq.api.jobs import JobRoutes, Waits
 from slimq.api.jobs_in import JobsRoute
 from slimq.api.metrics import MetricsRoutes
+from slimq.api.nodes import NodeRoutes
 from slimq.api.ports import NodePort
 from slimq.api.problem import JSON_TYPE, render, to_response
 from slimq.api.status import StatusRoutes
@@ -84,6 +85,7 @@ def route_table(node: NodePort, acceptor: Acceptor, waits: Waits) -> Table:
         "/types/{jobtype}/pause": {"POST": types.pause},
         "/types/{jobtype}/resume": {"POST": types.resume},
         "/types/{jobtype}/purge": {"POST": types.purge},
+        "/nodes": {"GET": NodeRoutes(node).list_},
         "/status": {"GET": status.status},
         "/healthz": {"GET": status.health},
         "/readyz": {"GET": status.ready},

@@ -37,6 +37,7 @@ COMMANDS = {
     "stop": "slimq.cli.control:stop",
     "quit": "slimq.cli.control:quit_",
     "status": "slimq.cli.status",
+    "nodes": "slimq.cli.nodes",
     "top": "slimq.cli.top",
     "config": "slimq.cli.config",
     "journal": "slimq.cli.journal",

@@ -314,9 +314,10 @@ class Bench:
         document = {"lang": "exec", "body": ["cat"], **members}
         return self.put(f"/handlers/{jobtype}?client={client}", document)
 
-    def register(self) -> None:
+    def register(self, sysid: str = SYSID, **about: Any) -> None:
         now = self.clock.ms
-        self.store.register(Node(sysid=SYSID, started_at=now, seen_at=now, about={"pid": 1}))
+        node = Node(sysid=sysid, started_at=now, seen_at=now, about=about or {"pid": 1})
+        self.store.register(node)
 
     def accepted(self, id_: str, type: str) -> None:
         """Make a job one that the journal has, and the store not yet."""

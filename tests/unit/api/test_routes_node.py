@@ -282,3 +282,31 @@ def test_lines_and_jobs_are_accepted_through_the_app(bench: Bench):
     assert (added.status, added.json["count"]) == (202, 2)
     posted = bench.post("/jobs", b'{"jobtype":"mail","data":"x"}')
     assert (posted.status, posted.headers["location"]) == (202, f"/jobs/{posted.json['ids'][0]}")
+
+
+# Nodes.
+
+
+def test_all_nodes_are_listed_the_longest_running_first_with_what_they_say(bench: Bench):
+    bench.register("zzzzzzzz", roles=["run"], clock_skew_ms=-7, journal_pending_bytes=11)
+    bench.clock.ms += 1000
+    bench.register("aaaaaaaa", version="0.0.1", secret="of another version")
+    bench.clock.ms += 500
+    first, second = bench.get("/nodes").json["nodes"]
+    assert (first["sysid"], first["roles"], first["silent_ms"]) == ("zzzzzzzz", ["run"], 1500)
+    assert (first["clock_skew_ms"], first["journal_pending_bytes"]) == (-7, 11)
+    assert (second["sysid"], second["version"], second["roles"]) == ("aaaaaaaa", "0.0.1", None)
+    assert "secret" not in second
+
+
+@pytest.mark.parametrize(
+    ("silent_ms", "state"),
+    [(0, "alive"), (15_000, "alive"), (15_001, "silent"), (29_999, "silent"), (30_000, "dead")],
+)
+def test_a_node_is_silent_when_it_missed_a_beat_and_dead_when_its_leases_are_over(
+    bench: Bench, silent_ms: int, state: str
+):
+    bench.register()
+    bench.clock.ms += silent_ms
+    (node,) = bench.get("/nodes").json["nodes"]
+    assert (node["state"], node["silent_ms"]) == (state, silent_ms)

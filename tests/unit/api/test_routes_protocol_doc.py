@@ -18,6 +18,18 @@ from slimq.core.job import Result
 TEXT = (Path(__file__).parents[3] / "docs" / "protocol.md").read_text("utf-8")
 LINES = [line[4:] for line in TEXT.splitlines() if line.startswith("    ")]
 
+ABOUT = {
+    "version": "0.1.0",
+    "roles": ["accept", "run"],
+    "host": "alpha",
+    "url": "http://127.0.0.1:3001",
+    "worker": 1,
+    "pid": 4711,
+    "data": "/var/lib/slimq",
+    "journal_pending_bytes": 0,
+    "clock_skew_ms": 3,
+}
+
 
 class Step(NamedTuple):
     command: str
@@ -103,6 +115,8 @@ def prepare(bench: Bench, command: str) -> None:
     """Make what a line takes for granted."""
     if "/jobs?client=acme" in command:
         bench.add_one("acme/mail")
+    if "/nodes" in command:
+        bench.register(**ABOUT)
     if "/jobs/retry?outcome=failed" in command or "/types" in command:
         bench.done("acme/mail", 404)
         bench.add("acme/mail", b"x", b"y")
@@ -110,5 +124,15 @@ def prepare(bench: Bench, command: str) -> None:
 
 def test_every_route_that_answers_json_has_a_line():
     commands = " ".join(step.command for step in STEPS)
-    for path in ("/add", "/jobs", "/handlers", "/types", "/start", "/stop", "/healthz", "/readyz"):
+    for path in (
+        "/add",
+        "/jobs",
+        "/handlers",
+        "/types",
+        "/nodes",
+        "/start",
+        "/stop",
+        "/healthz",
+        "/readyz",
+    ):
         assert f"$S{path}" in commands

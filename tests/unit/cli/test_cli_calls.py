@@ -76,6 +76,23 @@ POLICY = {
     "batch_size": None,
 }
 
+NODE = {
+    "sysid": "nodeAAAA",
+    "state": "alive",
+    "silent_ms": 4200,
+    "started_at": "2026-11-24T09:00:00.000Z",
+    "seen_at": "2026-11-24T09:30:00.000Z",
+    "version": "0.1.0",
+    "roles": ["accept", "run"],
+    "host": "alpha",
+    "url": "http://127.0.0.1:3001",
+    "worker": 1,
+    "pid": 4711,
+    "data": "/var/lib/slimq",
+    "journal_pending_bytes": 0,
+    "clock_skew_ms": -3,
+}
+
 
 def status(*, accepted: int = 0, ok: int = 0, failed: int = 0, error: int = 0) -> dict[str, Any]:
     return {
@@ -110,6 +127,7 @@ READING = {
         {"versions": [{**HANDLER, "current": True}]},
     ),
     ("status",): ("/status", status()),
+    ("nodes", "ls"): ("/nodes", {"nodes": [NODE]}),
 }
 CHANGING = {
     ("jobs", "retry", "ID-1"): ("POST", "/jobs/ID-1/retry", JOB),
@@ -389,3 +407,35 @@ def test_top_goes_on_while_the_store_is_down(slimq: Any, node: Any) -> None:
     assert "waiting ?" in said.out
     assert "store: disk I/O error" in said.out
     assert "/types" not in [each.path for each in node.received]
+
+
+def test_a_table_of_nodes_shows_each_and_asks_for_nothing_when_all_live(
+    slimq: Any, node: Any
+) -> None:
+    node.answer("GET", "/nodes", {"nodes": [NODE]})
+    said = slimq("nodes", "ls")
+    assert said.out.splitlines()[1].split() == [
+        *("nodeAAAA", "alive", "accept,run", "4.2", "s", "ago", "0", "B", "-3"),
+        *("0.1.0", "alpha", "http://127.0.0.1:3001"),
+    ]
+    assert said.err == ""
+
+
+def test_a_silent_or_dead_node_is_listed_with_what_to_do_next(slimq: Any, node: Any) -> None:
+    silent = {**NODE, "state": "silent", "silent_ms": 16_000}
+    dead = {**NODE, "state": "dead", "silent_ms": 99_000, "journal_pending_bytes": 2048}
+    node.answer("GET", "/nodes", {"nodes": [NODE, silent, dead]})
+    first, second = slimq("nodes", "ls").err.splitlines()
+    assert "is silent: slimq status --url http://127.0.0.1:3001" in first
+    assert "slimq doctor on alpha (data folder /var/lib/slimq)" in first
+    assert "start it again on alpha (data folder /var/lib/slimq)" in second
+    assert "its journal holds 2.0 KiB" in second
+
+
+def test_a_node_of_another_version_may_say_nothing_of_itself(slimq: Any, node: Any) -> None:
+    kept = ("sysid", "state", "silent_ms", "started_at", "seen_at")
+    quiet = {name: value if name in kept else None for name, value in NODE.items()}
+    node.answer("GET", "/nodes", {"nodes": [{**quiet, "state": "dead"}]})
+    said = slimq("nodes", "ls")
+    assert said.code == 0
+    assert "None" not in said.out + said.err

@@ -16,6 +16,7 @@ from slimq.core.limits import (
 )
 from slimq.errors import StoreUnavailable
 from slimq.janitor import PURGE_MS
+from slimq.store.base import Node
 
 
 def abandon(rig: Rig, count: int, lock: str = OTHER, type: str = TYPE) -> list[str]:
@@ -54,6 +55,15 @@ def test_a_node_says_that_it_lives_every_10_seconds(rig: Rig) -> None:
     assert [beat.seen_at for beat in beats] == [START_MS + n * RENEW_MS for n in range(3)]
     (node,) = rig.memory.nodes()
     assert (node.sysid, node.about, node.started_at) == (NODE, {"pid": 1}, START_MS)
+
+
+def test_an_earlier_boot_is_no_node_any_more_when_its_jobs_are_taken_back(rig: Rig) -> None:
+    rig.memory.register(Node(OTHER, START_MS, START_MS, {}))
+    abandon(rig, 2)
+    assert rig.janitor.free_former(OTHER).again == 2
+    assert [node.sysid for node in rig.memory.nodes()] == [OTHER]
+    assert rig.janitor.free_former(OTHER).again == 0
+    assert rig.memory.nodes() == []
 
 
 def test_a_sysid_of_a_living_node_is_not_reserved(make_rig: MakeRig) -> None:
