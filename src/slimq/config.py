@@ -22,7 +22,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from slimq.core.limits import CONCURRENCY_MAX
+from slimq.core.limits import CONCURRENCY_MAX, WORKERS_MAX
 from slimq.core.setting import (
     Choice,
     Choices,
@@ -39,6 +39,7 @@ from slimq.core.setting import (
 )
 from slimq.errors import ConfigError
 
+NODES = "nodes"  # the folder of the workers but the first
 ACCEPT, RUN = "accept", "run"  # the roles of a node
 DEFAULT_ENV = "development"
 DEFAULT_FOLDER = Path("config")
@@ -70,6 +71,13 @@ class Server:
         3001,
         "Port to listen on. 0: the system chooses one.",
         flag="--port",
+    )
+    workers: int = setting(
+        Integer(1, WORKERS_MAX),
+        1,
+        "Nodes behind the port, each a process with a journal of its own. One for each "
+        "processor core is the most that helps.",
+        flag="--workers",
     )
     roles: tuple[str, ...] = setting(
         Choices(ACCEPT, RUN),
@@ -159,7 +167,8 @@ class Run:
     exec_slots: int = setting(
         Integer(0, CONCURRENCY_MAX),
         0,
-        "Commands of `exec` handlers at a time. 0: twice the number of processor cores.",
+        "Commands of `exec` handlers at a time. 0: twice the number of processor cores, "
+        "shared out among the workers.",
     )
     connections_per_host: int = setting(
         Integer(1, CONCURRENCY_MAX), 32, "Connections to one host of `http` handlers."
@@ -206,7 +215,14 @@ class Log:
 @dataclass(frozen=True, kw_only=True)
 class Config:
     """All settings, by section: ``config.server.port``. Durations are in ms (``drain_ms``),
-    sizes in bytes. Relative paths count from the working directory."""
+    sizes in bytes. Relative paths count from the working directory.
+
+    `worker` is the number of the node among those behind one port. The first has the data
+    folder itself, so that one node and several find the same there:
+
+        .slimq/                    store, secret, what all workers share; worker 1
+        .slimq/nodes/2/ .../3/     the journals and states of the others
+    """
 
     server: Server
     data: Data
@@ -220,14 +236,21 @@ class Config:
     env: str
     shown: Mapping[str, Any]  # by name, as written; secrets are hidden
     _origins: Mapping[str, str]
+    worker: int = 1
 
     def origins(self) -> Mapping[str, str]:
         """Return by name what said the value: a file, a variable, a flag, or BUILT_IN."""
         return self._origins
 
     @property
+    def node_path(self) -> Path:
+        """Folder of what this node alone keeps."""
+        shared = Path(self.data.path)
+        return shared if self.worker == 1 else shared / NODES / str(self.worker)
+
+    @property
     def journal_path(self) -> Path:
-        return Path(self.data.path, "journal")
+        return self.node_path / "journal"
 
     @property
     def store_path(self) -> Path:

@@ -7,7 +7,6 @@ Threads: the event loop (HTTP in and out, processes), the committer (fsync), the
 from __future__ import annotations
 
 import asyncio
-import base64
 import os
 import signal
 import socket
@@ -16,7 +15,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import Any, NamedTuple, TypeVar, cast
 
 import msgspec
 import uvloop
@@ -25,6 +24,7 @@ from uvicorn._types import ASGI3Application
 from slimq import __version__
 from slimq.api.accept import Acceptor
 from slimq.api.app import make_app
+from slimq.api.jobs import Waits
 from slimq.api.keys_pending import PendingKeys
 from slimq.api.server import Server
 from slimq.api.turn import Turn
@@ -46,7 +46,7 @@ from slimq.journal.commit import GroupCommit
 from slimq.journal.reader import JournalReader
 from slimq.journal.record import Header, JobLine, Position
 from slimq.journal.writer import JournalWriter
-from slimq.node_state import NodeState, StateFile
+from slimq.node_state import StateFile, StopFlag, kept_secret
 from slimq.runner.base import Runner
 from slimq.runner.command import DEFAULT_ENVIRONMENT, SYSID_VARIABLE, CommandRunner
 from slimq.runner.flight import WATCH_S, Flight, Flights, first_ids
@@ -66,15 +66,32 @@ CHILDREN_TIMEOUT_S = 20.0  # shorter than a lease: the engine waits meanwhile
 STORED_TIMEOUT_S = 10.0
 
 
-def run(config: Config, *, log: EventLog, ready: Callable[[str], None]) -> int:
+WORKERS_REASK_S = 0.1  # for one who waits for a job that another worker may run
+
+
+class Seat(NamedTuple):
+    """What a node gets as one of several behind one port. Without `listener` it serves
+    nobody: it brings a journal that was left over into the store, and ends. `quit` ends
+    all of them."""
+
+    listener: socket.socket | None
+    quit: Callable[[], None]
+
+
+def run(
+    config: Config, *, log: EventLog, ready: Callable[[str], None], seat: Seat | None = None
+) -> int:
     """Run a node until it is told to quit; return the exit code. Raises StartError."""
-    return uvloop.run(Node(config, log, SystemChance()).serve(ready))
+    return uvloop.run(Node(config, log, SystemChance(), seat).serve(ready))
 
 
 class Node:
     """One node. Keeps `api.ports.NodePort`."""
 
-    def __init__(self, config: Config, log: EventLog, chance: Chance) -> None:
+    def __init__(
+        self, config: Config, log: EventLog, chance: Chance, seat: Seat | None = None
+    ) -> None:
+        self._seat = seat
         self._config = config
         self._log = log
         self._clock = SystemClock()
@@ -86,8 +103,10 @@ class Node:
             config.journal_path, disk=disk, clock=self._clock, chance=self._chance
         )
         self._recovery = self._writer.open()
-        self._state_file = StateFile(Path(config.data.path, "node.json"))
+        self._state_file = StateFile(config.node_path / "node.json")
         self._state = self._state_file.read()
+        self._stop_flag = StopFlag(Path(config.data.path))
+        self._stopped = self._stop_flag.is_set()
         self._reader = JournalReader(self._writer)
         self._commit = GroupCommit(self._writer, self._deliver, clock=self._clock)
         self._budget = BodyBudget(config.journal_path, disk=disk, body_max=config.accept.body_max)
@@ -106,13 +125,12 @@ class Node:
         self._loop = asyncio.get_running_loop()
         self._kill_leftovers()
         self._build()
-        app = cast("ASGI3Application", make_app(self, self._acceptor))
+        waits = Waits(WORKERS_REASK_S) if self._seat else Waits()
+        app = cast("ASGI3Application", make_app(self, self._acceptor, waits))
         files = raise_open_files(CONNECTIONS_MAX + FILES_RESERVED)
         room = max(1, min(CONNECTIONS_MAX, files - FILES_RESERVED))
         server = Server(app, self._acceptor, connections_max=room)
-        port = await server.start(self._config.server.host, self._config.server.port)
-        host = self._config.server.host
-        self._url = f"http://{f'[{host}]' if ':' in host else host}:{port}"
+        port = await self._listen(server)
         threads = [
             threading.Thread(target=self._guarded, args=(run,), name=name)
             for name, run in (("commit", self._commit.run), ("engine", self._engine.run))
@@ -120,10 +138,13 @@ class Node:
         for thread in threads:
             thread.start()
         for number in (signal.SIGTERM, signal.SIGINT):
-            self._loop.add_signal_handler(number, self.quit)
+            self._loop.add_signal_handler(number, self._quit.set)
         watch = asyncio.create_task(self._watch_leases())
-        self._log.info("node.started", sysid=self.sysid, port=port, cut=self._recovery.cut_bytes)
+        event = "node.left_over" if self._is_left_over else "node.started"
+        self._log.info(event, sysid=self.sysid, port=port, cut=self._recovery.cut_bytes)
         ready(self._url)
+        if self._is_left_over:
+            await self._end_when_over()
         await self._quit.wait()
         await self._drain(server, threads)
         watch.cancel()
@@ -134,7 +155,7 @@ class Node:
 
     @property
     def stopped(self) -> bool:
-        return self._state.stopped
+        return self._stopped
 
     @property
     def quitting(self) -> bool:
@@ -148,6 +169,8 @@ class Node:
 
     def quit(self) -> None:
         self._quit.set()
+        if self._seat is not None:
+            self._seat.quit()
 
     def wake(self) -> None:
         self._engine.look_again = True
@@ -160,8 +183,9 @@ class Node:
             "sysid": self.sysid,
             "version": __version__,
             "roles": list(self._roles),
+            "worker": self._config.worker,
             "started_at": self._started_at,
-            "data": str(self._config.data.path),
+            "data": str(self._config.node_path),
             "store": {"path": self._config.store_shown, "error": engine.store_error},
             "journal": {
                 "error": None if refusal is None else refusal.detail,
@@ -246,7 +270,8 @@ class Node:
         )
         command = CommandRunner({**DEFAULT_ENVIRONMENT, SYSID_VARIABLE: self.sysid})
         self._runners: dict[str, Runner] = {"exec": command, "http": http}
-        slots = config.run.exec_slots or 2 * (os.cpu_count() or 1)
+        cores = os.cpu_count() or 1
+        slots = config.run.exec_slots or max(1, 2 * cores // config.server.workers)
         scheduler = Scheduler({"exec": slots, "http": config.run.http_slots})
         self._flights = Flights(self._runners, self._clock, lambda f: self._engine.landed(f))
         self._dispatcher = Dispatcher(
@@ -271,7 +296,7 @@ class Node:
             safe=lambda position: self._call(self._on_safe, position),
             freed_former=lambda sysid: self._call(self._on_former_freed, sysid),
         )
-        self._engine.stopped = self._state.stopped or RUN not in self._roles
+        self._engine.stopped = self._stopped or RUN not in self._roles
         self._state.former.append(self.sysid)
         self._keep_state()
 
@@ -294,8 +319,9 @@ class Node:
             "roles": list(self._roles),
             "host": socket.gethostname(),
             "url": self._url,
+            "worker": self._config.worker,
             "pid": os.getpid(),
-            "data": str(Path(self._config.data.path).absolute()),
+            "data": str(self._config.node_path.absolute()),
             "journal_pending_bytes": self._ingester.pending_bytes(),
             "clock_skew_ms": self._clock.wall_ms() - self._store.now(),
         }
@@ -329,12 +355,7 @@ class Node:
     def _secrets(self) -> list[str]:
         if self._config.http.secrets:
             return list(self._config.http.secrets)
-        path = self._config.secret_path
-        if not path.exists():
-            secret = "whsec_" + base64.b64encode(self._chance.token(32)).decode()
-            with open(path, "x", opener=lambda p, f: os.open(p, f, 0o600)) as file:
-                file.write(secret + "\n")
-        return [path.read_text().strip()]
+        return [kept_secret(self._config.secret_path, self._chance)]
 
     # --- between the threads -----------------------------------------------
 
@@ -347,7 +368,7 @@ class Node:
             name = threading.current_thread().name
             self._log.error("thread.died", thread=name, reason=repr(error), at_code=frames(error))
             self._failed = True
-            self._call(self.quit)
+            self._call(self._quit.set)
 
     def _call(self, function: Callable[..., Any], *arguments: Any) -> None:
         """Run something on the loop soon. At the very end the loop may be gone."""
@@ -409,8 +430,11 @@ class Node:
             self._log.warning("state.unsaved", reason=error.detail)
 
     def _set_stopped(self, stopped: bool) -> None:
-        self._state_file.save(NodeState(self._state.former, stopped))
-        self._state.stopped = stopped
+        self._stop_flag.set(stopped)
+        self._apply_stopped(stopped)
+
+    def _apply_stopped(self, stopped: bool) -> None:
+        self._stopped = stopped
         self._engine.stopped = stopped or RUN not in self._roles
         self._log.info("engine.stopped" if stopped else "engine.started")
         self._engine.wake()
@@ -419,6 +443,34 @@ class Node:
         while True:
             await asyncio.sleep(WATCH_S)
             self._flights.watch()
+            stopped = self._stop_flag.is_set(otherwise=self._stopped)
+            if stopped != self._stopped:  # another worker was told
+                self._apply_stopped(stopped)
+
+    # --- among others behind one port --------------------------------------
+
+    @property
+    def _is_left_over(self) -> bool:
+        return self._seat is not None and self._seat.listener is None
+
+    async def _listen(self, server: Server) -> int:
+        settings = self._config.server
+        if self._seat is None:
+            port = await server.start(settings.host, settings.port)
+        elif self._seat.listener is not None:
+            port = await server.serve_on(self._seat.listener)
+        else:
+            return 0
+        host = f"[{settings.host}]" if ":" in settings.host else settings.host
+        self._url = f"http://{host}:{port}"
+        return port
+
+    async def _end_when_over(self) -> None:
+        while not self._quit.is_set():
+            if self._ingester.is_over(self._clock.wall_ms()):
+                self._quit.set()
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._quit.wait(), WATCH_S)
 
     # --- the end -----------------------------------------------------------
 
@@ -442,6 +494,9 @@ class Node:
         self._api_thread.shutdown()
         self._store.close()
         self._api_store.close()
+        if self._is_left_over and self._ingester.is_over(self._clock.wall_ms()):
+            with suppress(OSError):  # then it is left over the next time as well
+                self._writer.retire()
         self._writer.close()
 
     async def _land(self, grace_s: float) -> None:

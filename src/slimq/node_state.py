@@ -1,22 +1,25 @@
-"""What a node keeps between boots, in `node.json` of its data folder."""
+"""What is kept between boots: by one node, in its `node.json`, and by all workers behind one
+port, in the data folder: whether their engines are suspended, and the secret that signs."""
 
 from __future__ import annotations
 
+import base64
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import msgspec
 
 from slimq.errors import FolderUnusable
 from slimq.journal.failure import disk_full, is_full
+from slimq.system.chance import Chance
 
 
 class NodeState(msgspec.Struct):
-    """`former` are sysids of earlier boots whose jobs are not taken back yet; `stopped`
-    says that the engine is suspended."""
+    """`former` are sysids of earlier boots whose jobs are not taken back yet."""
 
     former: list[str] = []
-    stopped: bool = False
 
 
 class StateFile:
@@ -34,17 +37,13 @@ class StateFile:
         except msgspec.DecodeError as error:
             raise FolderUnusable(
                 f"{self._path} is damaged ({error}); delete it: the jobs of the last boot then "
-                "run again after their lease of 30 s, and the engine is not suspended"
+                "run again after their lease of 30 s"
             ) from error
 
     def save(self, state: NodeState) -> None:
         """Replace the file, durably. Raises DiskFull, FolderUnusable."""
-        try:
+        with _said_with(self._path):
             self._replace(state)
-        except OSError as error:
-            if is_full(error):
-                raise disk_full(f"{self._path} cannot be written") from error
-            raise FolderUnusable(f"{self._path} cannot be written: {error.strerror}") from error
 
     def _replace(self, state: NodeState) -> None:
         new = self._path.with_suffix(".new")
@@ -53,8 +52,65 @@ class StateFile:
             file.flush()
             os.fsync(file.fileno())
         new.replace(self._path)
-        folder = os.open(self._path.parent, os.O_RDONLY)
+        _sync_folder(self._path.parent)
+
+
+class StopFlag:
+    """Whether the engines of a data folder are suspended: the file `stopped` is there."""
+
+    def __init__(self, folder: Path) -> None:
+        self._path = folder / "stopped"
+
+    def is_set(self, otherwise: bool = False) -> bool:
+        """Return `otherwise` when the folder cannot be read now."""
         try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
+            self._path.stat()
+        except FileNotFoundError:
+            return False
+        except OSError:
+            return otherwise
+        return True
+
+    def set(self, stopped: bool) -> None:
+        """Make it so, durably. Raises DiskFull, FolderUnusable."""
+        with _said_with(self._path):
+            if stopped:
+                self._path.touch(mode=0o600)
+            else:
+                self._path.unlink(missing_ok=True)
+            _sync_folder(self._path.parent)
+
+
+def kept_secret(path: Path, chance: Chance) -> str:
+    """Return the signing secret of a data folder, made at the first call. Several workers
+    may call at once: the first one's is taken, as a whole. Raises OSError."""
+    if not path.exists():
+        secret = "whsec_" + base64.b64encode(chance.token(32)).decode()
+        new = path.with_name(f"{path.name}.{os.getpid()}")
+        with open(new, "w", opener=lambda p, f: os.open(p, f, 0o600)) as file:
+            file.write(secret + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+        with suppress(FileExistsError):
+            path.hardlink_to(new)
+        new.unlink()
+    return path.read_text().strip()
+
+
+@contextmanager
+def _said_with(path: Path) -> Iterator[None]:
+    """Raise DiskFull or FolderUnusable for what the system says of a write."""
+    try:
+        yield
+    except OSError as error:
+        if is_full(error):
+            raise disk_full(f"{path} cannot be written") from error
+        raise FolderUnusable(f"{path} cannot be written: {error.strerror}") from error
+
+
+def _sync_folder(path: Path) -> None:
+    folder = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)

@@ -254,3 +254,14 @@ def test_a_library_record_whose_arguments_do_not_fit_is_still_one_event() -> Non
     logger.error("%d and %d", "one")
     (entry,) = entries(stream)
     assert entry["message"] == "%d and %d"
+
+
+def test_a_log_with_fields_has_them_in_every_event_and_leaves_the_other_as_it_is() -> None:
+    stream = io.StringIO()
+    log = EventLog(stream, FixedClock(), "warning")
+    log.with_fields(worker=2).warning("died", code=1)
+    log.with_fields(worker=2).info("not shown")
+    log.warning("died")
+    first, second = map(json.loads, stream.getvalue().splitlines())
+    assert (first["worker"], first["code"]) == (2, 1)
+    assert "worker" not in second

@@ -6,7 +6,8 @@ import asyncio
 import errno
 import ipaddress
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 
 from uvicorn._types import ASGI3Application
 from uvicorn.config import Config
@@ -57,6 +58,7 @@ class Server:
         )
         self._state = ServerState()
         self._server: asyncio.Server | None = None
+        self._listener: socket.socket
         self._sweep: asyncio.TimerHandle | None = None
         self._sweep_s = min(_SWEEP_MAX_S, min(deadlines) / 4)
 
@@ -70,9 +72,13 @@ class Server:
 
         Raises ConfigError for a host that others can reach, PortInUse, StartError.
         """
+        return await self.serve_on(bind(host, port))
+
+    async def serve_on(self, listener: socket.socket) -> int:
+        """Serve on a socket that is bound and listens; return its port."""
         self._config.load()
         loop = asyncio.get_running_loop()
-        listener = _bind(host, port)
+        self._listener = listener
         self._server = await loop.create_server(self._connection, sock=listener, backlog=BACKLOG)
         self._sweep = loop.call_later(self._sweep_s, self._sweep_all)
         bound: int = listener.getsockname()[1]
@@ -85,6 +91,9 @@ class Server:
         if server is None:
             return
         self._surface.draining = True
+        # Closing alone would leave callers waiting where another process has the socket, too.
+        with suppress(OSError):
+            self._listener.shutdown(socket.SHUT_RDWR)
         server.close()
         for connection in list(self._connections()):
             connection.shutdown()
@@ -122,7 +131,16 @@ class Server:
         return True
 
 
-def _bind(host: str, port: int) -> socket.socket:
+def bind(host: str, port: int) -> socket.socket:
+    """Return a socket that listens there, and nobody else. Raises ConfigError for a host
+    that others can reach, PortInUse, StartError."""
+    listener = reserve(host, port)
+    _listen(listener)
+    return listener
+
+
+def reserve(host: str, port: int) -> socket.socket:
+    """Take an address without listening on it. Raises as `bind` does."""
     address = ipaddress.ip_address("127.0.0.1") if host == "localhost" else _address(host)
     if not address.is_loopback:
         raise ConfigError(
@@ -130,18 +148,44 @@ def _bind(host: str, port: int) -> socket.socket:
         )
     if not 0 <= port <= 65535:
         raise ConfigError(f"a port is a number from 0 to 65535, not {port}")
-    listener = socket.socket(socket.AF_INET6 if address.version == 6 else socket.AF_INET)
-    try:
+    taken = socket.socket(socket.AF_INET6 if address.version == 6 else socket.AF_INET)
+    with _closed_on_error(taken, host, port):
+        taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        taken.bind((str(address), port))
+    return taken
+
+
+def listen_beside(reserved: socket.socket) -> socket.socket:
+    """Return a socket that listens at a reserved address. There may be several: the kernel
+    spreads connections over them, by SO_REUSEPORT. The address was taken without it, so that
+    no other program is there already. Raises PortInUse, StartError."""
+    reserved.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+    host, port, *_ = reserved.getsockname()
+    listener = socket.socket(reserved.family)
+    with _closed_on_error(listener, host, port):
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind((str(address), port))
-        listener.listen(BACKLOG)  # a port that is taken may show only here
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        listener.bind((host, port))
+    _listen(listener)
+    return listener
+
+
+def _listen(bound: socket.socket) -> None:
+    host, port, *_ = bound.getsockname()
+    with _closed_on_error(bound, host, port):
+        bound.listen(BACKLOG)  # a port that is taken may show only here
+    bound.setblocking(False)
+
+
+@contextmanager
+def _closed_on_error(new: socket.socket, host: str, port: int) -> Iterator[None]:
+    try:
+        yield
     except OSError as error:
-        listener.close()
+        new.close()
         if error.errno == errno.EADDRINUSE:
             raise PortInUse(f"port {port} on {host} is taken by another process") from error
         raise StartError(f"cannot listen on {host}:{port}: {error.strerror}") from error
-    listener.setblocking(False)
-    return listener
 
 
 def _address(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address:

@@ -18,10 +18,9 @@ from typing import Any
 import click
 
 from slimq import __version__
-from slimq.cli.output import flush_or_drop, printable
-from slimq.errors import SlimqError, StartError
+from slimq.cli.output import flush_or_drop, print_failure
+from slimq.errors import SlimqError
 
-UNEXPECTED = 1
 READER_GONE = 141  # as shells say it: 128 + SIGPIPE
 INTERRUPTED = 130  # as shells say it: 128 + SIGINT
 
@@ -101,6 +100,5 @@ def run(arguments: Sequence[str]) -> int:
     except ReaderGone:
         return READER_GONE
     except SlimqError as error:
-        click.echo(f"slimq: {printable(error.detail)}", err=True)
-        return error.exit_code if isinstance(error, StartError) else UNEXPECTED
+        return print_failure(error)
     return code if isinstance(code, int) else 0

@@ -62,6 +62,7 @@ _CONFIG_OPTIONS: tuple[Decorator, ...] = (
     click.option("--data", help="Data folder."),
     click.option("--store", help="File of the store."),
     click.option("--store-url", help="PostgreSQL that holds the jobs instead of a file."),
+    click.option("--workers", help="Nodes behind the port, each a process."),
     click.option("--role", help="What the node does: accept, run, or accept,run."),
     click.option("--env", help="Which DIR/ENV.toml is read; before SLIMQ_ENV."),
     click.option(
@@ -82,6 +83,7 @@ def load_config(given: Mapping[str, Any]) -> Config:
         "data.path": given["data"],
         "store.path": given["store"],
         "store.url": given["store_url"],
+        "server.workers": given["workers"],
         "server.roles": given["role"],
     }
     return load(flags, os.environ, given["folder"] or DEFAULT_FOLDER, given["env"])

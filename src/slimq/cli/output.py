@@ -14,6 +14,9 @@ from typing import Any, TextIO
 
 import click
 
+from slimq.errors import SlimqError, StartError
+
+UNEXPECTED = 1
 _CELL_MAX = 60
 _UNITS = ((1 << 40, "TiB"), (1 << 30, "GiB"), (1 << 20, "MiB"), (1 << 10, "KiB"))
 
@@ -88,6 +91,12 @@ def print_next(*steps: str) -> None:
     """Say what one would do after this. Goes to stderr: it is no part of the answer."""
     for number, step in enumerate(steps):
         click.echo(f"{'next: ' if number == 0 else '      '}{step}", err=True)
+
+
+def print_failure(error: SlimqError) -> int:
+    """Say on one line what went wrong; return the exit code."""
+    click.echo(f"slimq: {printable(error.detail)}", err=True)
+    return error.exit_code if isinstance(error, StartError) else UNEXPECTED
 
 
 def size_text(size: float) -> str:

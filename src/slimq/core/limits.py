@@ -15,6 +15,7 @@ KEEP_ALIVE_S = 75  # longer than the 60 s that common proxies keep a connection
 CONNECTIONS_MAX = 10_000  # callers at a time: each may hold a head of 16 KiB in memory
 FILES_RESERVED = 512  # descriptors that callers never get: journal, store, handlers
 LINGER_S = 2.0  # how long a refused upload is read on, so that its answer is not lost
+WORKERS_MAX = 64  # nodes behind one port: each is a process, and a line in every node's list
 JSON_BODY_MAX = 16 * MIB  # JSON is parsed in memory: POST /jobs and PUT /handlers
 JSON_JOBS_MAX = 10_000  # jobs of one POST /jobs: each costs the loop about 5 µs
 JSON_BODIES_MAX = 128 * MIB  # and all that arrive at a time together

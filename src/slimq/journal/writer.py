@@ -18,7 +18,7 @@ from slimq.core.limits import RESERVE_BYTES, SEGMENT_BYTES
 from slimq.errors import DiskFull, FolderUnusable, SlimqError
 from slimq.journal.append import Append
 from slimq.journal.failure import disk_full, journal_error
-from slimq.journal.folder import HeldFolder, hold_folder
+from slimq.journal.folder import NAME, HeldFolder, hold_folder
 from slimq.journal.index import PendingIndex
 from slimq.journal.quarantine import Quarantine
 from slimq.journal.record import NONCE_BYTES, Header, Position, SegmentHead
@@ -172,6 +172,19 @@ class JournalWriter:
             self.index.forget(segment.number)
             swept += 1
         return swept
+
+    def retire(self) -> None:
+        """Delete all of a journal of which nothing is needed any more. Raises OSError.
+
+        Its name goes first: a journal that begins here later has another one, and with it
+        a cursor of its own in the store. Segments that are left by a crash know the name.
+        """
+        self.disk.unlink(self.folder, NAME)
+        self.disk.fsync_folder(self.folder)
+        for segment in self.segments:
+            self.disk.unlink(self.folder, segment.name)
+        self._reserve.free()
+        self.segments = ()
 
     def close(self) -> None:
         """Make durable what is not yet, and let go of the folder."""

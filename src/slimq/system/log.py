@@ -32,16 +32,30 @@ _OWN = frozenset({"at", "level", "event"})
 
 class EventLog:
     """Writes events of `level` and above to `stream`: one ``write`` a line. Thread-safe.
+    Every event has the fields `always`.
 
     A stream that is closed, broken or full loses lines and breaks nothing: the node must
     not stop because nobody reads its log.
     """
 
-    def __init__(self, stream: TextIO, clock: Clock, level: str = "info") -> None:
+    def __init__(
+        self,
+        stream: TextIO,
+        clock: Clock,
+        level: str = "info",
+        always: Mapping[str, Any] | None = None,
+    ) -> None:
+        self._always = always or {}
         self._stream = stream
         self._clock = clock
         self._threshold = LEVELS.index(level)
         self._lock = threading.Lock()
+
+    def with_fields(self, **always: Any) -> EventLog:
+        """Return a log to the same stream whose every event has these fields. For another
+        process: it shares no lock with this one."""
+        level = LEVELS[self._threshold]
+        return EventLog(self._stream, self._clock, level, {**self._always, **always})
 
     def info(self, event: str, /, **fields: Any) -> None:
         self._log("info", event, fields)
@@ -55,7 +69,7 @@ class EventLog:
     def _log(self, level: str, event: str, fields: Mapping[str, Any]) -> None:
         if LEVELS.index(level) < self._threshold:
             return
-        line = _line(self._clock.wall_ms(), level, event, fields)
+        line = _line(self._clock.wall_ms(), level, event, {**self._always, **fields})
         try:
             with self._lock:
                 self._stream.write(line)

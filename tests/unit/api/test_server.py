@@ -1,10 +1,11 @@
 from __future__ import annotations
 
 import socket
+from collections.abc import Iterator
 
 import pytest
 
-from slimq.api.server import Server
+from slimq.api.server import Server, bind, listen_beside, reserve
 from slimq.errors import ConfigError, PortInUse
 
 HEAD = b"POST /add?jobtype=a HTTP/1.1\r\nHost: localhost\r\nContent-Length: 2\r\n\r\n"
@@ -107,3 +108,40 @@ def test_what_is_not_finished_within_the_grace_is_cut_off(served):
 def test_stopping_twice_is_harmless(served):
     served.run(served.server.stop(1))
     served.run(served.server.stop(1))
+
+
+def test_several_may_listen_beside_each_other_where_one_reserved_the_address():
+    with reserve("127.0.0.1", 0) as reserved:
+        address = reserved.getsockname()
+        with listen_beside(reserved) as one, listen_beside(reserved) as two:
+            assert one.getsockname() == two.getsockname() == address
+            with pytest.raises(PortInUse):
+                bind(*address)
+            with pytest.raises(PortInUse):
+                reserve(*address)
+            callers = [socket.create_connection(address, timeout=5) for _ in range(40)]
+            assert 0 < sum(1 for _ in accepted(one)) < 40
+            for caller in callers:
+                caller.close()
+
+
+def accepted(listener: socket.socket) -> Iterator[None]:
+    """Accept all who wait."""
+    while True:
+        try:
+            listener.accept()[0].close()
+        except BlockingIOError:
+            return
+        yield
+
+
+def test_when_a_server_stops_nobody_waits_on_its_socket_also_when_another_process_has_it(served):
+    listener = bind("127.0.0.1", 0)
+    with listener.dup():
+        server = Server(served.app, served.acceptor)
+        port = served.run(server.serve_on(listener))
+        with served.wire(port) as caller:
+            assert caller.request("/add?jobtype=a", b"x").status == 202
+        served.run(server.stop(1))
+        with pytest.raises(ConnectionRefusedError):
+            socket.create_connection(("127.0.0.1", port), timeout=5)

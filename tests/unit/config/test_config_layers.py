@@ -278,3 +278,20 @@ def test_a_node_has_all_roles_unless_it_is_said_which(tmp_path: Path) -> None:
     for wrong in ("", "accept,accept", "both", "accept,"):
         with pytest.raises(ConfigError, match="one or more of accept, run"):
             roles(wrong)
+
+
+def test_the_first_worker_has_the_data_folder_and_the_others_have_folders_in_it(
+    tmp_path: Path,
+) -> None:
+    config = load({"data.path": "d"}, {}, tmp_path)
+    third = dataclasses.replace(config, worker=3)
+    assert config.journal_path == Path("d/journal")
+    assert third.journal_path == Path("d/nodes/3/journal")
+    assert third.store_path == config.store_path == Path("d/store.db")
+    assert third.secret_path == config.secret_path
+
+
+@pytest.mark.parametrize("workers", ["0", "65", "x", "-1"])
+def test_there_are_1_to_64_workers(tmp_path: Path, workers: str) -> None:
+    with pytest.raises(ConfigError, match=r"--workers: server\.workers: a whole number"):
+        load({"server.workers": workers}, {}, tmp_path)

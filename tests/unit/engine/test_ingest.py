@@ -522,3 +522,20 @@ def test_a_replay_from_an_earlier_segment_adds_nothing_twice(rig: Rig) -> None:
     assert result is not None
     assert (result.added, result.skipped) == (0, 20)
     assert rig.memory.totals().waiting == len(ids)
+
+
+def test_a_journal_is_over_when_all_is_ingested_safe_and_past_retention(
+    make_rig: MakeRig,
+) -> None:
+    rig = make_rig(retain_ms=1000)
+    rig.add(b"a", b"b")
+    rig.clock.advance(1000)
+    assert not rig.ingester.is_over(rig.clock.wall_ms())
+    rig.ingest_all()
+    assert not rig.ingester.is_over(rig.clock.wall_ms())
+    assert rig.ingester.keep_safe()
+    assert not rig.ingester.is_over(rig.clock.wall_ms() - 1)
+    assert rig.ingester.is_over(rig.clock.wall_ms())
+    rig.add(b"c")
+    rig.clock.advance(1000)
+    assert not rig.ingester.is_over(rig.clock.wall_ms())

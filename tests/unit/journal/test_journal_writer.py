@@ -246,3 +246,26 @@ def test_every_folder_that_is_made_is_for_its_owner_only(tmp_path):
     SystemDisk().make_folder(tmp_path / "data" / "journal")
     folders = (tmp_path / "data", tmp_path / "data" / "journal")
     assert [folder.stat().st_mode & 0o777 for folder in folders] == [0o700, 0o700]
+
+
+def test_a_journal_that_is_retired_is_gone_and_the_next_one_here_has_another_name(
+    bench: Bench,
+) -> None:
+    """Under the old name, its cursor would be ahead of all that is written from then on."""
+    bench.commit(b"one\n")
+    name = bench.writer.name
+    bench.writer.retire()
+    assert bench.segment_files() == []
+    bench.reopen()
+    assert bench.writer.name != name
+    bench.commit(b"two\n")
+    assert bench.read() == [b"two\n"]
+
+
+def test_a_journal_whose_retirement_broke_off_is_still_the_same(bench: Bench) -> None:
+    bench.commit(b"one\n")
+    name = bench.writer.name
+    (bench.writer.path / "name").unlink()
+    bench.reopen()
+    assert bench.writer.name == name
+    assert bench.read() == [b"one\n"]
