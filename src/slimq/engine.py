@@ -309,8 +309,9 @@ class Engine:
 
     def _patience(self) -> float:
         """Return how long nothing is due, in seconds."""
-        if self._ingester.behind:
-            return max(0, self._ingest_at - self._clock.boot_ms()) / 1000
+        gathering_ms = self._ingest_at - self._clock.boot_ms()  # first: so long nobody wakes
+        if gathering_ms > 0 or self._ingester.behind:
+            return max(0, gathering_ms) / 1000
         if self._scan_after:
             return SCAN_PAGE_S
         next_at = self._scheduler.next_at()

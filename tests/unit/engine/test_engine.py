@@ -634,6 +634,23 @@ def test_a_wake_ends_the_wait(rig: Rig) -> None:
         assert time.monotonic() - began < 0.9  # one wait is a second
 
 
+def test_what_is_accepted_right_after_a_small_ingest_comes_in_right_after_it(
+    make_rig: MakeRig,
+) -> None:
+    rig = make_rig(gather_ms=5)
+    with Running(rig) as running:
+        running.until(lambda: rig.events[-1:] == ["barrier"])
+        began = time.monotonic()
+        for _ in range(5):
+            for line in (b"first", b"while more is waited for"):
+                rig.add(line)
+                rig.engine.accepted()
+                rig.clock.advance(2)
+                running.until(lambda: not rig.ingester.behind or rig.clock.advance(1))
+            rig.clock.advance(5)
+        assert time.monotonic() - began < 0.9  # one wait is a second
+
+
 def waits_between(rig: Rig, name: str, times: int) -> float:
     """Run until the engine has called the store's `name` so often; return how long it took."""
     count = 0
