@@ -76,21 +76,20 @@ wait AS MATERIALIZED (
 took AS (
   UPDATE slimq.job SET lock = %(lock)s, dt = slimq.now_ms() + %(lease_ms)s::bigint,
     attempt = attempt + 1, started_at = slimq.now_ms()
-  FROM fits WHERE job.ctid = fits.place AND NOT EXISTS (SELECT FROM wait)
-  RETURNING job.id, attempt, failures, crashes, due_at, job.data, trace, fits.dt AS dt, job.seq),
+  WHERE ctid = ANY(ARRAY(SELECT place FROM fits WHERE NOT EXISTS (SELECT FROM wait)))
+  RETURNING seq, id, attempt, failures, crashes, due_at, data, trace),
 last AS MATERIALIZED (
-  SELECT coalesce((SELECT dt FROM took ORDER BY dt DESC, seq DESC LIMIT 1),
-      %(floor_dt)s::bigint) AS dt,
-    coalesce((SELECT seq FROM took ORDER BY dt DESC, seq DESC LIMIT 1),
-      %(floor_seq)s::bigint - 1) AS seq),
+  SELECT dt, seq FROM fits WHERE NOT EXISTS (SELECT FROM wait)
+  UNION ALL SELECT %(floor_dt)s::bigint, %(floor_seq)s::bigint - 1
+  ORDER BY dt DESC, seq DESC LIMIT 1),
 next AS MATERIALIZED (
   SELECT CASE WHEN EXISTS (SELECT FROM wait) THEN (SELECT over_at FROM wait)
-    WHEN EXISTS (SELECT FROM took) THEN n.dt
-    WHEN n.dt <= slimq.now_ms() THEN slimq.now_ms() + {LOCKED_MS} ELSE n.dt END AS at
+    WHEN EXISTS (SELECT FROM fits) OR n.dt > slimq.now_ms() THEN n.dt
+    WHEN n.dt IS NOT NULL THEN slimq.now_ms() + {LOCKED_MS} END AS at
   FROM (SELECT) AS one LEFT JOIN LATERAL (
-    SELECT job.dt FROM slimq.job, last
-    WHERE job.type_id = %(type_id)s::int AND lock = '' AND (job.dt, job.seq) > (last.dt, last.seq)
-    ORDER BY job.dt, job.seq LIMIT 1) AS n ON true),
+    SELECT dt FROM slimq.job WHERE type_id = %(type_id)s::int AND lock = ''
+      AND (dt, seq) > ((SELECT dt FROM last), (SELECT seq FROM last))
+    ORDER BY dt, seq LIMIT 1) AS n ON true),
 counted AS (
   INSERT INTO slimq.type_count AS t (type_id, shard, waiting, running)
   SELECT %(type_id)s::int, %(shard)s::smallint, -n, n FROM (SELECT count(*) AS n FROM took) AS c
@@ -103,9 +102,9 @@ hinted AS (
   FROM next
   WHERE type_id = %(type_id)s::int AND (next.at IS NULL OR next.at > slimq.now_ms())
     AND next_dt IS NOT NULL AND (next_dt <= slimq.now_ms() OR next.at IS NULL))
-SELECT next.at, slimq.now_ms(), (SELECT count(*) FROM lazy), took.id,
-  took.attempt, took.failures, took.crashes, took.due_at, took.data, took.trace, took.dt, took.seq
-FROM next LEFT JOIN took ON true ORDER BY took.dt, took.seq
+SELECT next.at, slimq.now_ms(), (SELECT count(*) FROM lazy), took.id, took.attempt,
+  took.failures, took.crashes, took.due_at, took.data, took.trace, fits.dt, fits.seq
+FROM next LEFT JOIN (took JOIN fits USING (seq)) ON true ORDER BY fits.dt, fits.seq
 """  # noqa: S608
 _HELD_UNTIL = "SELECT hold_until FROM slimq.type WHERE type_id = %s::int FOR UPDATE"
 _RUNNING = """
