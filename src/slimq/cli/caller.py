@@ -16,6 +16,8 @@ from slimq.system.log import MALFORMED_URL, redact_url
 DEFAULT_URL = "http://127.0.0.1:3001"
 ANSWER_TIMEOUT_S = 90.0  # longer than the longest wait for a job
 _OK = range(200, 300)
+_WHERE = "elsewhere? say where: --url or SLIMQ_URL"
+_NO_REASON = "no reason given: is this a slimq node?"
 
 Query = Mapping[str, str | int | None]
 
@@ -52,12 +54,15 @@ class Caller:
         """Return the JSON document that the node answers. Parameters that are None are
         left out."""
         given = {name: value for name, value in (query or {}).items() if value is not None}
-        target = self._parts.path + path + (f"?{urlencode(given)}" if given else "")
+        words = urlencode(given)
+        target = self._parts.path + path + (f"?{words}" if words else "")
         sent = {"Accept": "application/json", **(headers or {})}
         status, answer = self._exchange(method, target, body, sent)
         document = _decode(answer)
         if status not in _OK:
             raise _refused(status, document)
+        if not isinstance(document, dict):
+            raise Unreachable(f"what answers at {self.url} is not a slimq node; {_WHERE}")
         return document
 
     def send_json(self, method: str, path: str, query: Query, document: Any) -> Any:
@@ -95,7 +100,7 @@ class Caller:
             reason = f"no answer within {self._timeout_s:.0f} s"
         else:
             reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
-        advice = "is the node running? start it with: slimq serve"
+        advice = f"is the node running? start it with: slimq serve; {_WHERE}"
         return Unreachable(f"cannot reach {self.url} ({reason}); {advice}", extra={"sent": sent})
 
 
@@ -105,14 +110,15 @@ def part(name: str) -> str:
 
 
 def _decode(answer: bytes) -> Any:
+    """Return what an answer says; None if it is no JSON."""
     try:
         return json.loads(answer)
-    except ValueError:
-        return {"detail": "the answer is not JSON: is this a slimq node?"}
+    except (ValueError, RecursionError):
+        return None
 
 
 def _refused(status: int, document: Any) -> Refused:
     problem = document if isinstance(document, dict) else {}
     title, detail = problem.get("title"), problem.get("detail")
     words = ": ".join(str(word) for word in (title, detail) if word)
-    return Refused(f"{words or 'no reason given'} ({status})", extra=problem)
+    return Refused(f"{words or _NO_REASON} ({status})", extra=problem)

@@ -35,6 +35,7 @@ class FakeNode:
     def __init__(self) -> None:
         self.received: list[Received] = []
         self.answers: dict[tuple[str, str], Answer | Answering] = {}
+        self.otherwise: Answer = (404, {"title": "None"})
         self.keeps_bodies = True
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.01,))
@@ -71,7 +72,7 @@ class FakeNode:
                     body if node.keeps_bodies else b"",
                 )
                 node.received.append(received)
-                answer = node.answers.get((self.command, parts.path), (404, {"title": "None"}))
+                answer = node.answers.get((self.command, parts.path), node.otherwise)
                 status, document = answer(received) if callable(answer) else answer
                 text = document if isinstance(document, bytes) else json.dumps(document).encode()
                 self.send_response(status)

@@ -7,6 +7,7 @@ import socket
 import subprocess
 import sys
 import threading
+from pathlib import Path
 from typing import Any
 
 import click
@@ -34,7 +35,8 @@ def test_without_a_node_the_command_says_how_to_start_one(
     assert captured.out == ""
     assert captured.err == (
         f"slimq: cannot reach {url} (Connection refused); "
-        "is the node running? start it with: slimq serve\n"
+        "is the node running? start it with: slimq serve; "
+        "elsewhere? say where: --url or SLIMQ_URL\n"
     )
 
 
@@ -83,6 +85,26 @@ def test_an_error_that_is_no_problem_document_is_shown_too(
     assert said.code == 7
     assert said.err.startswith("slimq: ")
     assert "502" in said.err
+
+
+@pytest.mark.parametrize(
+    "words",
+    [("jobs", "ls"), ("status",), ("top",), ("quit",), ("fn", "rm", "x", "--yes"), ("add", "x")],
+)
+@pytest.mark.parametrize("document", [b"<html>", b"[" * 100_000, [], "text", None])
+def test_what_answers_but_is_no_node_is_unreachable_and_did_nothing(
+    slimq: Any, node: Any, words: tuple[str, ...], document: Any, tmp_path: Path
+) -> None:
+    node.otherwise = (200, document)
+    (tmp_path / "line").write_bytes(b"x\n")
+    if words[0] == "add":
+        words = (*words, str(tmp_path / "line"))
+    said = slimq(*words)
+    assert (said.code, said.out) == (6, "")
+    assert said.err == (
+        f"slimq: what answers at {node.url} is not a slimq node; "
+        "elsewhere? say where: --url or SLIMQ_URL\n"
+    )
 
 
 def test_an_error_is_one_line_whatever_the_node_says(slimq: Any, node: Any) -> None:
