@@ -43,6 +43,13 @@ class Added(msgspec.Struct):
         self.bytes += size
 
 
+def _legal_key(context: click.Context, parameter: click.Parameter, key: str | None) -> str | None:
+    """A header cannot carry every key, so that the node could say what is wrong with it."""
+    if key is not None and not (key.isascii() and key.isprintable()):
+        raise click.BadParameter("printable ASCII characters only")
+    return key
+
+
 @click.command(name="add")
 @click.argument("jobtype")
 @click.argument("file", default="-", type=click.Path(exists=True, dir_okay=False, allow_dash=True))
@@ -51,6 +58,7 @@ class Added(msgspec.Struct):
 @click.option("--at", help="Run at: RFC 3339, or epoch ms.")
 @click.option(
     "--key",
+    callback=_legal_key,
     help="Idempotency-Key: the same input with the same key makes no second job within 24 h. "
     "Input of more than 8 MiB takes several requests; the later ones get KEY.2, KEY.3 and so on.",
 )

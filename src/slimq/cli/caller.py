@@ -16,6 +16,7 @@ from slimq.system.log import MALFORMED_URL, redact_url
 DEFAULT_URL = "http://127.0.0.1:3001"
 ANSWER_TIMEOUT_S = 90.0  # longer than the longest wait for a job
 _OK = range(200, 300)
+_ANY_BYTES = "surrogateescape"  # how Python holds words that are not UTF-8: the node refuses them
 _WHERE = "elsewhere? say where: --url or SLIMQ_URL"
 _NO_REASON = "no reason given: is this a slimq node?"
 
@@ -54,7 +55,7 @@ class Caller:
         """Return the JSON document that the node answers. Parameters that are None are
         left out."""
         given = {name: value for name, value in (query or {}).items() if value is not None}
-        words = urlencode(given)
+        words = urlencode(given, errors=_ANY_BYTES)
         target = self._parts.path + path + (f"?{words}" if words else "")
         sent = {"Accept": "application/json", **(headers or {})}
         status, answer = self._exchange(method, target, body, sent)
@@ -83,7 +84,7 @@ class Caller:
                 pass  # refused before the whole body was read: the answer says why
             response = connection.getresponse()
             return response.status, response.read()
-        except (OSError, http.client.HTTPException) as error:
+        except (OSError, UnicodeError, http.client.HTTPException) as error:
             raise self._unreachable(error, sent) from error
         finally:
             connection.close()
@@ -106,7 +107,7 @@ class Caller:
 
 def part(name: str) -> str:
     """Return a name as a part of a path."""
-    return quote(name, safe="")
+    return quote(name, safe="", errors=_ANY_BYTES)
 
 
 def _decode(answer: bytes) -> Any:

@@ -107,6 +107,34 @@ def test_what_answers_but_is_no_node_is_unreachable_and_did_nothing(
     )
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("jobs", "get", "\udcff"),
+        ("jobs", "ls", "--client", "\udcff"),
+        ("types", "pause", "\udcff"),
+        ("fn", "get", "\udcff"),
+    ],
+)
+def test_words_that_are_not_utf8_are_left_to_the_node_to_refuse(
+    slimq: Any, node: Any, words: tuple[str, ...]
+) -> None:
+    said = slimq(*words)
+    assert (said.code, said.err) == (7, "slimq: None (404)\n")
+
+
+@pytest.mark.parametrize("key", ["a\nb", "日本", "\udcff", "\x7f"])
+def test_a_key_that_no_header_can_carry_is_wrong_usage(slimq: Any, key: str) -> None:
+    said = slimq("add", "echo", "--key", key, "/dev/null")
+    assert said.code == 2
+    assert "'--key': printable ASCII characters only" in said.err
+
+
+def test_a_host_that_is_no_name_is_unreachable(slimq: Any) -> None:
+    said = slimq("status", "--url", "http://a..b")
+    assert (said.code, said.err.count("\n")) == (6, 1)
+
+
 def test_an_error_is_one_line_whatever_the_node_says(slimq: Any, node: Any) -> None:
     node.answer("GET", "/status", {"title": "a\nslimq: b", "detail": "\x1b[2J\u2028"}, 400)
     said = slimq("status")
