@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from typing import Any
 
 import msgspec
 from starlette.requests import ClientDisconnect, Request
@@ -138,7 +139,7 @@ def _read_member(member: str, raw: msgspec.Raw) -> str:
         raise BadBody(f"there is no such member; there are {', '.join(MEMBERS)}")
     if member == "json":
         return msgspec.json.format(bytes(raw), indent=-1).decode()
-    value = _decode(raw)
+    value = _value(raw)
     if member == "at" and type(value) is int:
         value = str(value)
     if not isinstance(value, str):
@@ -146,6 +147,14 @@ def _read_member(member: str, raw: msgspec.Raw) -> str:
     if member == "key" and _KEY.fullmatch(value) is None:
         raise BadBody(f"1 to {IDEMPOTENCY_KEY_MAX} printable ASCII characters")
     return value
+
+
+def _value(raw: msgspec.Raw) -> Any:
+    """Return the value of a member; None for a number beyond all bounds, such as 1e999."""
+    try:
+        return _decode(raw)
+    except msgspec.DecodeError:
+        return None
 
 
 def _answer(accepted: AcceptedJobs, text: bool) -> Answer:

@@ -116,6 +116,14 @@ def test_a_bad_job_is_named_by_its_path_and_nothing_is_accepted(served, job, slu
     assert not served.journal.records()
 
 
+@pytest.mark.parametrize("member", ["jobtype", "client", "data", "delay", "at", "key"])
+def test_a_number_beyond_all_bounds_is_refused_like_any_other_number(served, member):
+    job = {b"jobtype": b'"a"', b"data": b'"x"', member.encode(): b"1e999"}
+    body = b"{%b}" % b",".join(b'"%b":%b' % each for each in job.items())
+    reply = post(served, body)
+    assert (reply.status, reply.slug, reply.document["path"]) == (400, "bad-body", f".{member}")
+
+
 def test_a_time_too_far_off_is_refused_and_nothing_is_accepted(served):
     far = {"jobtype": "a", "data": "x", "at": "2100-01-01T00:00:00Z"}
     for document in (far, [{"jobtype": "b", "data": "x"}, far | {"key": "k"}]):
