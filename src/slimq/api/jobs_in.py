@@ -129,7 +129,7 @@ def _read_job(written: _RawJob, place: str) -> NewJob:
         )
     except SlimqError as error:
         member = error.extra.get("field") or error.extra.get("parameter") or member
-        error.extra["path"] = f"{place}.{member}"
+        error.extra["path"] = f"{place}.{member[:64]}"
         raise
 
 

@@ -64,7 +64,7 @@ def parse_options(lang: str, written: Mapping[str, Any]) -> Options:
         check = _CHECKS.get(name)
         if check is None:
             known = ", ".join(sorted(_CHECKS))
-            raise bad_field(f"options.{name}", f"no such option; there are {known}")
+            raise bad_field(f"options.{name[:64]}", f"no such option; there are {known}")
         values.update(check(f"options.{name}", value))
     options = Options(**values)
     _check_together(lang, options)

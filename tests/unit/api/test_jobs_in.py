@@ -124,6 +124,11 @@ def test_a_number_beyond_all_bounds_is_refused_like_any_other_number(served, mem
     assert (reply.status, reply.slug, reply.document["path"]) == (400, "bad-body", f".{member}")
 
 
+def test_an_unknown_member_is_named_but_not_repeated_at_any_length(served):
+    reply = post(served, {"jobtype": "a", "data": "x", "m" * 100_000: 1})
+    assert (reply.slug, reply.document["path"]) == ("bad-body", "." + "m" * 64)
+
+
 def test_a_time_too_far_off_is_refused_and_nothing_is_accepted(served):
     far = {"jobtype": "a", "data": "x", "at": "2100-01-01T00:00:00Z"}
     for document in (far, [{"jobtype": "b", "data": "x"}, far | {"key": "k"}]):

@@ -142,6 +142,12 @@ def test_a_handler_that_cannot_be_is_refused_by_the_path_of_the_field(
     assert bench.node.woken == 0
 
 
+def test_an_unknown_option_is_named_but_not_repeated_at_any_length(bench: Bench):
+    reply = bench.put("/handlers/mail", {**EXEC, "options": {"o" * 100_000: 1}})
+    assert (reply.status, reply.json["field"]) == (422, "options." + "o" * 64)
+    assert len(reply.body) < 1000
+
+
 def test_a_handler_that_no_runner_can_run_is_refused_and_not_kept(bench: Bench):
     bench.node.refused_commands = {"missing"}
     reply = bench.put("/handlers/mail", {"lang": "exec", "body": ["missing"]})
