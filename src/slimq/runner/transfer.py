@@ -141,9 +141,9 @@ class Transfer:
         return len(chunk)
 
     def _take_header(self, line: bytes) -> int:
-        name, colon, value = line.partition(b":")
-        if not colon:
+        if line.startswith(b"HTTP/"):  # no name of a field has a slash
             return self._take_status_line(line)
+        name, _, value = line.partition(b":")
         name = name.lower()
         if name in _WANTED:
             before = self._headers.get(name)
@@ -152,11 +152,10 @@ class Transfer:
         return len(line)
 
     def _take_status_line(self, line: bytes) -> int:
-        if line.startswith(b"HTTP/"):
-            self._headers.clear()  # those so far belonged to an interim answer
-            if not _STATUS_LINE.match(line):
-                self._trouble = "malformed status line"
-                return _ABORT
+        self._headers.clear()  # those so far belonged to an interim answer
+        if not _STATUS_LINE.match(line):
+            self._trouble = "malformed status line"
+            return _ABORT
         return len(line)
 
     def _open_socket(self, _purpose: int, address: pycurl.CurlSockAddr) -> socket.socket | int:

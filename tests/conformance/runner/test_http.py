@@ -247,9 +247,10 @@ def test_a_failed_batch_fails_every_job_whatever_its_lines_say(target: Target) -
     assert [result.status for result in ran.results] == [404, 404]
 
 
-def test_the_headers_of_an_interim_answer_do_not_count(target: Target) -> None:
+@pytest.mark.parametrize("code", ["200 OK", "200 OK: fine"])
+def test_the_headers_of_an_interim_answer_do_not_count(target: Target, code: str) -> None:
     interim = b"HTTP/1.1 103 Early Hints\r\nSlimq-Status: 500\r\n\r\n"
-    target.behaviours["it"] = lambda _, seen: interim + answer(b"fine")
+    target.behaviours["it"] = lambda _, seen: interim + answer(b"fine", code)
     assert call(target).results[0].status == 200
 
 
@@ -322,6 +323,7 @@ def test_an_endless_header_is_an_error(target: Target) -> None:
         b"HTTP/1.1 2x0 OK",
         b"HTTP/1.1 20",
         b"HTTP/1.1 20000 OK",
+        b"HTTP/1.1 20000 OK: fine",
         b"HTTP/9.9 200 OK",
         b"220 smtp.example ESMTP",
         b"\x00\xff\x00",
