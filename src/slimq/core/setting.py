@@ -21,6 +21,7 @@ Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 SECRET_PREFIX = "whsec_"  # noqa: S105 -- https://www.standardwebhooks.com names it
 SECRET_BYTES_MIN = 24  # the same standard: between 24 and 64 bytes
 SECRET_BYTES_MAX = 64
+_DATABASE_URL = re.compile(r"postgres(?:ql)?://(?:[^@:/?#]*(?::[^@:/?#]*)?@)?[^@]*")
 _INTEGER = re.compile(r"-?\d{1,18}", re.ASCII)
 
 
@@ -74,14 +75,27 @@ class DatabaseUrl(_Kind):
 
     @property
     def rule(self) -> str:
-        return "a URL postgresql://user@host:5432/database, or empty"
+        return (
+            "a URL postgresql://user@host:5432/database, or empty; in a password, @ : / ? # and % "
+            "are percent-encoded"
+        )
 
     def read(self, written: Any) -> str:
         if not isinstance(written, str) or not written.isprintable():
             raise ValueError(self.rule)
-        if written and not written.startswith(("postgresql://", "postgres://")):
+        if written and not _is_database_url(written):
             raise ValueError(self.rule)
         return written
+
+
+def _is_database_url(text: str) -> bool:
+    """Return whether user, password and host can be told apart: else a part of the password
+    would be shown."""
+    try:
+        urlsplit(text)
+    except ValueError:
+        return False
+    return _DATABASE_URL.fullmatch(text) is not None
 
 
 def without_password(url: str) -> str:

@@ -212,6 +212,40 @@ def test_a_wrong_secret_is_not_repeated(tmp_path: Path, wrong: str) -> None:
 
 
 @pytest.mark.parametrize(
+    "wrong",
+    [
+        "postgresql://u:ca/nary@h/db",
+        "postgresql://u:ca#nary@h/db",
+        "postgresql://u:ca?nary@h/db",
+        "postgresql://u:ca@nary@h/db",
+        "postgresql://u:ca:nary@h/db",
+        "postgresql://u:canary@[h/db",
+        "mysql://u:canary@h/db",
+    ],
+)
+def test_a_database_url_whose_password_cannot_be_told_apart_is_refused_and_not_repeated(
+    tmp_path: Path, wrong: str
+) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load({"store.url": wrong}, {}, tmp_path)
+    assert "--store-url: store.url: " in str(caught.value)
+    assert "nary" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("url", "shown"),
+    [
+        ("postgresql://u:can%2Fary@h:5432/db?sslmode=require", "postgresql://u@h:5432/db"),
+        ("postgres://u:canary@h1:5432,h2:5432/db", "postgres://u@h1:5432,h2:5432/db"),
+        ("postgresql://[::1]/db", "postgresql://[::1]/db"),
+        ("postgresql:///db?host=/var/run", "postgresql:///db"),
+    ],
+)
+def test_a_database_url_is_shown_without_its_password(tmp_path: Path, url: str, shown: str) -> None:
+    assert load({"store.url": url}, {}, tmp_path).store_shown == shown
+
+
+@pytest.mark.parametrize(
     ("text", "message"),
     [
         ("[server]\nprot = 1\n", "there is no setting 'server.prot'; did you mean server.port?"),
