@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import os
+import re
 import signal
 import time
 from collections.abc import Mapping
@@ -18,7 +19,7 @@ from slimq.core import status
 from slimq.core.job import Batch, Ran
 from slimq.core.limits import OUTPUT_TAIL_MAX, RESULT_MAX, STDOUT_MAX
 from slimq.core.lines import ChildLine
-from slimq.runner.command import DEFAULT_ENVIRONMENT, CommandRunner
+from slimq.runner.command import DEFAULT_ENVIRONMENT, SYSID_VARIABLE, CommandRunner
 from slimq.system.process import Child, SystemProcesses
 
 OK_LINES = "import sys; n = len(sys.stdin.buffer.readlines()); print('200 ok\\n' * n, end='')\n"
@@ -256,6 +257,15 @@ def test_the_environment_is_what_was_given_and_the_batch() -> None:
     said = dict(eval(ran.results[0].text))
     said.pop("LC_CTYPE", None)
     assert said == wanted
+
+
+def test_the_variables_that_the_protocol_names_are_those_that_there_are() -> None:
+    page = (Path(__file__).parents[3] / "docs" / "protocol.md").read_text("utf-8")
+    section = page.partition("### What an `exec` handler receives")[2].partition("\n### ")[0]
+    environment = DEFAULT_ENVIRONMENT | {SYSID_VARIABLE: "n0dEsYs1"}
+    ran = run_once(CommandRunner(environment), batch_of("exec", ["env"], [b""], result="exit"))
+    names = {line.partition("=")[0] for line in ran.results[0].text.decode().splitlines()}
+    assert set(re.findall(r"`([A-Z_]+)`", section)) == names
 
 
 def test_a_batch_of_several_names_no_single_job() -> None:
