@@ -9,7 +9,7 @@ from typing import Any, TextIO
 import click
 
 from slimq.cli.caller import Caller, part
-from slimq.cli.options import every_client_option, node_option, page_option
+from slimq.cli.options import every_client_option, node_option, page_option, same_client
 from slimq.cli.output import json_option, print_json, print_members, print_next, print_table
 from slimq.core.jobtype import EVERY_CLIENT
 
@@ -82,7 +82,7 @@ def put(
     click.echo(f"{jobtype} of {whose} is run by version {answer['version']}")
     for warning in answer.get("warnings", []):
         click.echo(f"warning: {warning}", err=True)
-    print_next(f"echo hello | slimq add {jobtype}")
+    print_next(f"echo hello | slimq add {jobtype}{same_client(client)}")
 
 
 def _handler(argv: list[str] | None, url: str | None) -> dict[str, Any]:
@@ -175,7 +175,7 @@ def remove(jobtype: str, client: str, yes: bool, node: Caller, as_json: bool) ->
         print_json(answer)
         return
     click.echo(f"{jobtype} has no handler any more; its jobs wait")
-    print_next(f"slimq fn put {jobtype} ...")
+    print_next(f"slimq fn put {jobtype}{same_client(client)} ...")
 
 
 @command.command(name="versions")

@@ -43,6 +43,13 @@ every_client_option: Decorator = click.option(
     help="For the jobs of this client; * for those of every client that has none of its own.",
 )
 
+
+def same_client(client: str) -> str:
+    """Return what a next step says after a command with `every_client_option`, to be about
+    the same client."""
+    return "" if client == EVERY_CLIENT else f" --client {client}"
+
+
 page_option: Decorator = click.option(
     "--limit", type=click.IntRange(1, LIST_MAX), default=100, show_default=True, help="How many."
 )

@@ -7,7 +7,13 @@ from typing import Any
 import click
 
 from slimq.cli.caller import Caller, part
-from slimq.cli.options import client_option, every_client_option, node_option, page_option
+from slimq.cli.options import (
+    client_option,
+    every_client_option,
+    node_option,
+    page_option,
+    same_client,
+)
 from slimq.cli.output import (
     cell,
     duration_text,
@@ -82,7 +88,7 @@ def _policy(
     verb: str, jobtype: str, client: str, node: Caller, as_json: bool, following: str
 ) -> None:
     answer = node.post(f"/types/{part(jobtype)}/{verb}", {"client": client})
-    _print_policy(answer, as_json, f"slimq types {following} {jobtype}")
+    _print_policy(answer, as_json, f"slimq types {following} {jobtype}{same_client(client)}")
 
 
 def _print_policy(policy: dict[str, Any], as_json: bool, following: str) -> None:
@@ -127,7 +133,7 @@ def set_(jobtype: str, client: str, node: Caller, as_json: bool, **members: str 
     if not changes:
         raise click.UsageError("say what: --weight, --concurrency or --batch-size")
     answer = node.send_json("PATCH", f"/types/{part(jobtype)}", {"client": client}, changes)
-    _print_policy(answer, as_json, f"slimq types get {jobtype}")
+    _print_policy(answer, as_json, f"slimq types get {jobtype}{same_client(client)}")
 
 
 def _number(name: str, text: str) -> int | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -279,6 +280,18 @@ def test_limits_are_set_and_unset(slimq: Any, node: Any) -> None:
 def test_a_type_without_handler_is_pointed_at(slimq: Any, node: Any) -> None:
     node.answer("GET", "/types", {"types": [{**TYPE, "handler": None}], "next": None})
     assert slimq("types", "ls").err == ("next: slimq fn put echo ... (main/echo has no handler)\n")
+
+
+@pytest.mark.parametrize(
+    "words", [words for words in CHANGING if words[0] in ("types", "fn")], ids=" ".join
+)
+def test_the_next_step_is_about_the_same_client(
+    slimq: Any, node: Any, words: tuple[str, ...]
+) -> None:
+    node.answer(*CHANGING[words])
+    steps = slimq(*words, "--client", "acme").err.splitlines()
+    assert steps
+    assert all(re.search(r" --client '?acme'?( |$)", step) for step in steps)
 
 
 @pytest.mark.parametrize("words", [("types", "purge", "echo"), ("fn", "rm", "echo")])
