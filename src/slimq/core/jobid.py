@@ -2,12 +2,14 @@
 
     TTTTTTT-SSSSSSSS-QQQQ      21 characters
     |       |        +-- sequence within the millisecond, 24 bits
-    |       +----------- sysid of the node that accepted the job, 48 bits
+    |       +----------- sysid of the node that accepted the job, 48 bits, the highest 0
     +------------------- milliseconds since the epoch, 42 bits (until the year 2109)
 
 Alphabet: ``0-9 A-Z _ a-z ~``, in ASCII order, so ids sort by time under a byte-wise
 collation. Within one node (T, Q) is one counter of 66 bits: a block of n ids is n
-consecutive values of it, and it never goes back, also when the clock does.
+consecutive values of it, and it never goes back, also when the clock does. Where the
+highest bit of the sysid is 1, the id is not a node's: a database made it (`slimq.add`), or
+the hash of a child did.
 """
 
 from __future__ import annotations
@@ -25,6 +27,7 @@ ALPHABET = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZ_abcdefghijklmnopqrstuvwxyz~"
 ID_LENGTH = 21
 SYSID_LENGTH = 8
 SEQUENCE_BITS = 24
+_SYSID_MAX = (1 << 47) - 1
 TIME_MAX = (1 << 42) - 1
 _VALUE = {character: value for value, character in enumerate(ALPHABET)}
 _PAIRS = [high + low for high in ALPHABET for low in ALPHABET]
@@ -68,8 +71,8 @@ def parse_id(text: str) -> IdParts:
 
 def make_sysid(random: bytes) -> str:
     """Return the sysid that 6 random bytes make."""
-    assert len(random) == 6, "a sysid has 48 bits"
-    return to_base64(int.from_bytes(random, "big"), SYSID_LENGTH)
+    assert len(random) == 6, "a sysid takes 48 bits"
+    return to_base64(int.from_bytes(random, "big") & _SYSID_MAX, SYSID_LENGTH)
 
 
 @lru_cache(maxsize=64)
