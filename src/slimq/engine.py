@@ -9,7 +9,7 @@ from __future__ import annotations
 import threading
 from collections import Counter, deque
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from slimq.core.limits import SCAN_TYPES_MAX
 from slimq.dispatch import Dispatcher
@@ -25,6 +25,7 @@ from slimq.system.clock import Clock
 from slimq.system.log import EventLog
 
 SCAN_S = 1.0  # other nodes may have added work, or set something
+SOON_MS = 1_000  # what is due later is found by a scan in time
 SCAN_PAGE_S = 0.05  # between the pages of one look, when there is nothing else to do
 SAFE_EVERY_MS = 30_000
 GATHER_MS = 5  # after a small ingest: what comes meanwhile goes into one transaction
@@ -49,7 +50,8 @@ class SysidTaken(Exception):
 
 class Engine:
     """`moved` is called with the ids of jobs that moved, `safe` with how far the journal
-    is safely stored. All but `run` may be called from other threads."""
+    is safely stored; `tell` tells other nodes that there are jobs for them. All but `run`
+    may be called from other threads."""
 
     def __init__(
         self,
@@ -66,6 +68,7 @@ class Engine:
         moved: Callable[[list[str]], None],
         safe: Callable[[Position], None],
         freed_former: Callable[[str], None],
+        tell: Callable[[Literal["jobs"]], None] = lambda what: None,
         gather_ms: int = GATHER_MS,
     ) -> None:
         self._store, self._ingester, self._scheduler = store, ingester, scheduler
@@ -81,6 +84,7 @@ class Engine:
         self._renew_now = False
         self._scan_at = self._safe_at = 0
         self._ingest_at = self._retry_at = 0  # boot time
+        self._tell = tell
         self._gather_ms = gather_ms
         self._scan_after = ""
         self._oldest_waiting_ms = 0
@@ -92,6 +96,7 @@ class Engine:
         self.want_safe = False
         self._ended = False
         self.look_again = False
+        self._others_added = False
         self.counters: Counter[str] = Counter()
         self.outcomes: Counter[str] = Counter()
 
@@ -103,6 +108,16 @@ class Engine:
         nor while the store is down."""
         if self._clock.boot_ms() >= max(self._ingest_at, self._retry_at):
             self._wake.set()
+
+    def heard(self, what: Literal["jobs", "control"]) -> None:
+        """Another node, or an application, says that there are jobs, or that people changed
+        something. It is no more than a hint."""
+        if what == "control":
+            self.look_again = True
+        elif self.stopped or self._draining:
+            return
+        self._others_added = True
+        self._wake.set()
 
     def landed(self, flight: Flight) -> None:
         """A flight ended; called on the loop."""
@@ -195,6 +210,9 @@ class Engine:
             self.look_again = False  # first: what is changed meanwhile is for the next step
             self._scan_at = 0
             self._renew_now = True
+        if self._others_added:
+            self._others_added = False
+            self._scan_at = 0
 
     def _set_control(self) -> None:
         if self._control_version != self._store.control_version():
@@ -216,7 +234,10 @@ class Engine:
         if ingested.added + ingested.skipped < GATHER_JOBS:
             self._ingest_at = self._clock.boot_ms() + self._gather_ms
         self.counters["ingested"] += ingested.added
-        self._due(ingested.heads, self._store.now())
+        now = self._store.now()
+        self._due(ingested.heads, now)
+        if self.stopped and any(at <= now + SOON_MS for at in ingested.heads.values()):
+            self._tell("jobs")  # a node that runs takes them itself, as soon
         return True
 
     def _report_damage(self) -> None:
@@ -287,6 +308,7 @@ class Engine:
             self._scan_after = found[-1].type
         else:
             self._scan_after, self._scan_at = "", now + int(SCAN_S * 1000)
+            self._set_control()  # what the scan has learned of it
 
     def _keep_safe(self) -> None:
         now = self._store.now()

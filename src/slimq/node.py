@@ -1,7 +1,8 @@
 """The composition root: builds the parts of a node, runs them, and ends them in order.
 
 Threads: the event loop (HTTP in and out, processes), the committer (fsync), the engine
-(steps and its store connection), and one for the store connection of the API.
+(steps and its store connection), one for the store connection of the API, and with a
+PostgreSQL one for what nodes tell each other.
 """
 
 from __future__ import annotations
@@ -53,7 +54,7 @@ from slimq.runner.flight import WATCH_S, Flight, Flights, first_ids
 from slimq.runner.http import HttpRunner
 from slimq.scheduler import Scheduler
 from slimq.store.base import ControlStore, Cursor
-from slimq.store.opening import Store, open_store
+from slimq.store.opening import Store, open_news, open_store
 from slimq.system.chance import Chance, SystemChance
 from slimq.system.clock import SystemClock
 from slimq.system.disk import SystemDisk
@@ -64,6 +65,7 @@ from slimq.system.process import raise_open_files
 T = TypeVar("T")
 CHILDREN_TIMEOUT_S = 20.0  # shorter than a lease: the engine waits meanwhile
 STORED_TIMEOUT_S = 10.0
+NEWS_TIMEOUT_S = 1.0  # it may be connecting to a server that does not answer
 
 
 WORKERS_REASK_S = 0.1  # for one who waits for a job that another worker may run
@@ -113,6 +115,12 @@ class Node:
         self._store = _store(config, self._clock, durable=False)
         self._api_store = _store(config, self._clock, durable=True)
         self._api_thread = ThreadPoolExecutor(1, "api-store")
+        self._news = open_news(
+            config.store.url,
+            clock=self._clock,
+            chance=self._chance,
+            heard=lambda what: self._engine.heard(what),
+        )
         self._jobs = JobWatch()
         self._safe = SafeWatch()
         self._url = ""
@@ -131,9 +139,12 @@ class Node:
         room = max(1, min(CONNECTIONS_MAX, files - FILES_RESERVED))
         server = Server(app, self._acceptor, connections_max=room)
         port = await self._listen(server)
+        runs = [("commit", self._commit.run), ("engine", self._engine.run)]
+        if self._news is not None:
+            runs.append(("news", self._news.run))
         threads = [
-            threading.Thread(target=self._guarded, args=(run,), name=name)
-            for name, run in (("commit", self._commit.run), ("engine", self._engine.run))
+            threading.Thread(target=self._guarded, args=(run,), name=name, daemon=name == "news")
+            for name, run in runs
         ]
         for thread in threads:
             thread.start()
@@ -175,6 +186,8 @@ class Node:
     def wake(self) -> None:
         self._engine.look_again = True
         self._engine.wake()
+        if self._news is not None:
+            self._news.tell("control")
 
     def status(self) -> dict[str, Any]:
         refusal = self._writer.refusal()
@@ -295,6 +308,7 @@ class Node:
             moved=lambda ids: self._call(self._jobs.moved, ids),
             safe=lambda position: self._call(self._on_safe, position),
             freed_former=lambda sysid: self._call(self._on_former_freed, sysid),
+            tell=lambda what: self._news.tell(what) if self._news is not None else None,
         )
         self._engine.stopped = self._stopped or RUN not in self._roles
         self._state.former.append(self.sysid)
@@ -482,6 +496,9 @@ class Node:
         await asyncio.gather(server.stop(grace), self._land(grace))
         self._engine.end()
         await self._loop.run_in_executor(None, threads[1].join)
+        if self._news is not None:
+            self._news.end()
+            await self._loop.run_in_executor(None, threads[2].join, NEWS_TIMEOUT_S)
         self._commit.close()
         await self._loop.run_in_executor(None, threads[0].join)
         for runner in self._runners.values():

@@ -2,17 +2,31 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
-from typing import Protocol
+from typing import Literal, Protocol
 
 from slimq.errors import ConfigError
 from slimq.store.base import ControlStore, EngineStore
 from slimq.store.sqlite import SqliteStore
+from slimq.system.chance import Chance
 from slimq.system.clock import Clock
 
 
 class Store(EngineStore, ControlStore, Protocol):
     """All of the contract."""
+
+
+class News(Protocol):
+    """Hints between the nodes of a store, which save them up to a second: that there are
+    jobs to run, or that people changed something. `run` is a thread."""
+
+    def run(self) -> None: ...
+
+    def tell(self, what: Literal["jobs", "control"]) -> None:
+        """Tell the other nodes soon, if they can be reached. Never waits."""
+
+    def end(self) -> None: ...
 
 
 def open_store(url: str, path: Path, *, clock: Clock, durable: bool) -> Store:
@@ -29,3 +43,18 @@ def open_store(url: str, path: Path, *, clock: Clock, durable: bool) -> Store:
         need = "store.url needs the driver of PostgreSQL: pip install 'slimq[postgres]'"
         raise ConfigError(need) from error
     return PostgresStore(url, clock=clock)
+
+
+def open_news(
+    url: str,
+    *,
+    clock: Clock,
+    chance: Chance,
+    heard: Callable[[Literal["jobs", "control"]], None],
+) -> News | None:
+    """Return the news of the store at `url`; None where nodes share a file, and look."""
+    if not url:
+        return None
+    from slimq.store.postgres_news import PostgresNews
+
+    return PostgresNews(url, clock, chance, heard)

@@ -31,7 +31,7 @@ IDLE = psycopg.pq.TransactionStatus.IDLE
 
 QUERY_MS = int(QUERY_SECONDS_MAX * 1000)
 TRIES = 4  # of a transaction that meets others
-_CONNECTION = {
+CONNECTION = {
     "connect_timeout": 5,  # s; for each address of the URL
     "keepalives_idle": 5,  # s; a server that vanished is noticed within about 15 s
     "keepalives_interval": 3,
@@ -180,7 +180,7 @@ class PostgresLink:
 
     def _open(self) -> psycopg.Connection[tuple[Any, ...]]:
         given = conninfo.conninfo_to_dict(self._url)
-        settings = {name: value for name, value in _CONNECTION.items() if name not in given}
+        settings = {name: value for name, value in CONNECTION.items() if name not in given}
         db = psycopg.connect(
             self._url,
             autocommit=True,
