@@ -82,6 +82,7 @@ def route_table(node: NodePort, acceptor: Acceptor, waits: Waits) -> Table:
         "/handlers/{jobtype}/rollback": {"POST": handlers.rollback},
         "/types": {"GET": types.page},
         "/types/{jobtype}": {"GET": types.show, "PATCH": types.change},
+        "/types/{jobtype}/load": {"GET": types.load},
         "/types/{jobtype}/pause": {"POST": types.pause},
         "/types/{jobtype}/resume": {"POST": types.resume},
         "/types/{jobtype}/purge": {"POST": types.purge},

@@ -8,7 +8,7 @@ from slimq.api.query import Target
 from slimq.api.render import View, time_text
 from slimq.core.handler import Handler
 from slimq.core.jobtype import EVERY_CLIENT, split_type
-from slimq.store.base import Control, Policy, TypeView
+from slimq.store.base import Control, Load, Policy, TypeView
 
 
 class Settings:
@@ -49,6 +49,16 @@ def type_view(type_: TypeView, settings: Settings, now: int) -> View:
         "hold_until": time_text(type_.hold_until) if type_.hold_until > now else None,
     }
     return view | _settings_view(settings.handler(target), settings.policies(target))
+
+
+def load_view(target: Target, load: Load, now: int) -> View:
+    return {
+        "type": f"{target.client}/{target.jobtype}",
+        "client": target.client,
+        "jobtype": target.jobtype,
+        "ready": load.ready,
+        "oldest_wait_ms": 0 if load.since is None else max(0, now - load.since),
+    }
 
 
 def empty_type(target: Target) -> TypeView:

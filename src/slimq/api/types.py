@@ -18,11 +18,11 @@ from slimq.api.bulk import repeat
 from slimq.api.ports import NodePort
 from slimq.api.query import Target
 from slimq.api.render import json_response, policy_view
-from slimq.api.type_views import Settings, empty_type, sum_types, type_view
+from slimq.api.type_views import Settings, empty_type, load_view, sum_types, type_view
 from slimq.core.jobtype import EVERY_CLIENT, make_type
-from slimq.core.limits import BATCH_MAX, CONCURRENCY_MAX, KIB, LIST_MAX
+from slimq.core.limits import BATCH_MAX, CONCURRENCY_MAX, KIB, LIST_MAX, READY_MAX
 from slimq.errors import BadPolicy, NotFound
-from slimq.store.base import Control, ControlStore, Policy, TypeView
+from slimq.store.base import Control, ControlStore, Load, Policy, TypeView
 
 LIST_PARAMETERS = ("client", "jobtype", "after", "limit")
 WEIGHT_MAX = 1000  # more than three powers of ten between two jobtypes is a pause
@@ -68,6 +68,12 @@ class TypeRoutes:
                 f"there is no job, handler or policy of {target.client}/{target.jobtype}"
             )
         return json_response(type_view(found or empty_type(target), settings, now))
+
+    async def load(self, request: Request) -> Response:
+        """Answer a scaler, also for a type that never had a job."""
+        target = query.target(request, query.parameters(request, ("client",)))
+        load, now = await self._node.ask(lambda store: (_load(store, target), store.now()))
+        return json_response(load_view(target, load, now))
 
     async def change(self, request: Request) -> Response:
         target = _policy_target(request)
@@ -165,6 +171,21 @@ def _type(store: ControlStore, target: Target) -> TypeView | None:
     if target.client != EVERY_CLIENT:
         return store.type(make_type(*target))
     return sum_types(target, all_types(store, target.jobtype))
+
+
+def _load(store: ControlStore, target: Target) -> Load:
+    """Return the load of a type, or that of a jobtype, counted over its clients to one bound."""
+    if target.client != EVERY_CLIENT:
+        return store.load(make_type(*target), READY_MAX)
+    ready = 0
+    since: int | None = None
+    for type_ in _waiting(store, target.jobtype):
+        found = store.load(type_, READY_MAX - ready)
+        ready += found.ready
+        since = min(filter(None, (since, found.since)), default=None)
+        if ready >= READY_MAX:
+            break
+    return Load(ready, since)
 
 
 def _waiting(store: ControlStore, jobtype: str) -> dict[str, int]:

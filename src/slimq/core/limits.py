@@ -44,6 +44,7 @@ PURGE_JOBS_MAX = 1_000  # jobs deleted in one transaction
 FREE_JOBS_MAX = 1_000  # abandoned jobs freed in one transaction
 BULK_JOBS_MAX = 1_000  # jobs changed in one transaction of a cancel or retry by filter
 LIST_MAX = 1_000  # jobs or types in one page of a list
+READY_MAX = 10_000  # ready jobs of a type that are counted for a scaler; milliseconds of work
 QUERY_SECONDS_MAX = 2.0  # a question to the store that takes longer is refused
 IDEMPOTENCY_WINDOW_MS = 24 * 3600 * 1000  # the spec's window
 IDEMPOTENCY_KEY_MAX = 255  # bytes; the longest key that common clients send

@@ -225,6 +225,13 @@ class Totals(msgspec.Struct, kw_only=True):
     types: int
 
 
+class Load(NamedTuple):
+    """How many jobs of a type are ready, counted up to a bound, and since when the first is."""
+
+    ready: int
+    since: int | None
+
+
 class EngineStore(Protocol):
     """What the engine may do. `lock` is the sysid of the calling node."""
 
@@ -323,6 +330,9 @@ class QuestionStore(Protocol):
         self, *, client: str | None, jobtype: str | None, after: str, limit: int
     ) -> list[TypeView]:
         """Return types that have or had jobs, in type order, above `after`."""
+
+    def load(self, type: str, most: int) -> Load:
+        """Return how many jobs of a type are ready, at most `most`, which bounds the cost."""
 
     def totals(self) -> Totals: ...
 

@@ -33,6 +33,7 @@ from slimq.store.base import (
     JobFilter,
     JobView,
     KeyUse,
+    Load,
     NewJobs,
     Node,
     Policy,
@@ -314,6 +315,13 @@ class MemoryStore:
     def type(self, type: str) -> TypeView | None:
         found = self._jobs.types.get(type)
         return None if found is None else type_view(type, found)
+
+    @_alone
+    def load(self, type: str, most: int) -> Load:
+        now = self.now()
+        waiting = (row for row in self._jobs.rows.values() if row.type == type and not row.lock)
+        ready = sorted(row.dt for row in waiting if row.dt <= now)[:most]
+        return Load(len(ready), ready[0] if ready else None)
 
     @_alone
     def types(

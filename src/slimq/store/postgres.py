@@ -46,6 +46,7 @@ from slimq.store.base import (
     JobFilter,
     JobView,
     KeyUse,
+    Load,
     NewJobs,
     Node,
     Policy,
@@ -221,6 +222,9 @@ class PostgresStore:
 
     def type(self, type: str) -> TypeView | None:
         return self._link.read(lambda tx: questions.type_(tx, type))
+
+    def load(self, type: str, most: int) -> Load:
+        return self._link.read(lambda tx: questions.load(tx, type, most))
 
     def types(
         self, *, client: str | None, jobtype: str | None, after: str, limit: int

@@ -9,7 +9,7 @@ import msgspec
 
 from slimq.core.lifecycle import DONE, DONE_SHIFT_MS
 from slimq.core.limits import RUNS_MAX
-from slimq.store.base import JobFilter, JobView, KeyUse, Node, Run, Totals, TypeView
+from slimq.store.base import JobFilter, JobView, KeyUse, Load, Node, Run, Totals, TypeView
 from slimq.store.idempotency import Alias, in_window
 from slimq.store.postgres_tx import Tx
 from slimq.store.postgres_where import choose, type_condition
@@ -52,6 +52,12 @@ FROM slimq.type AS t CROSS JOIN LATERAL (
     coalesce(sum(ok), 0)::bigint AS ok, coalesce(sum(failed), 0)::bigint AS failed,
     coalesce(sum(error), 0)::bigint AS error
   FROM slimq.type_count AS c WHERE c.type_id = t.type_id) AS c
+"""
+_LOAD = """
+SELECT count(*), min(dt) FROM (
+  SELECT dt FROM slimq.job
+  WHERE type_id = (SELECT type_id FROM slimq.type WHERE name = %s) AND lock = ''
+    AND dt <= slimq.now_ms() ORDER BY dt, seq LIMIT %s::int) AS ready
 """
 _TOTALS = """
 SELECT coalesce(sum(waiting), 0)::bigint, coalesce(sum(running), 0)::bigint,
@@ -114,6 +120,10 @@ def jobs(tx: Tx, where: JobFilter, before: str, limit: int) -> list[JobView]:
 def type_(tx: Tx, name: str) -> TypeView | None:
     row = tx.one(f"{_TYPE} WHERE t.name = %s", (name,))
     return None if row is None else _type(row)
+
+
+def load(tx: Tx, name: str, most: int) -> Load:
+    return Load(*tx.one(_LOAD, (name, most)))
 
 
 def types(

@@ -44,6 +44,7 @@ from slimq.store.base import (
     JobFilter,
     JobView,
     KeyUse,
+    Load,
     NewJobs,
     Node,
     Policy,
@@ -189,6 +190,10 @@ class SqliteStore:
     def type(self, type: str) -> TypeView | None:
         with self._file.read() as tx:
             return questions.type_(tx, type)
+
+    def load(self, type: str, most: int) -> Load:
+        with self._file.read() as tx:
+            return questions.load(tx, type, most, self.now())
 
     def types(
         self, *, client: str | None, jobtype: str | None, after: str, limit: int

@@ -9,7 +9,7 @@ import msgspec
 
 from slimq.core.lifecycle import DONE_SHIFT_MS
 from slimq.core.limits import RUNS_MAX
-from slimq.store.base import JobFilter, JobView, KeyUse, Node, Run, Totals, TypeView
+from slimq.store.base import JobFilter, JobView, KeyUse, Load, Node, Run, Totals, TypeView
 from slimq.store.idempotency import Alias, in_window
 from slimq.store.sqlite_claim import DATA
 from slimq.store.sqlite_file import Read, Write
@@ -46,6 +46,11 @@ SELECT json_group_array(value) FROM json_each(?)
 WHERE NOT EXISTS (SELECT 1 FROM job WHERE id = value)
 """
 _TYPE = "SELECT name, waiting, running, ok, failed, error, next_dt, hold_until FROM type"
+_LOAD = """
+SELECT count(*), min(dt) FROM (
+  SELECT dt FROM job WHERE type_id = (SELECT type_id FROM type WHERE name = ?) AND lock = ''
+    AND dt <= ? ORDER BY dt LIMIT ?)
+"""
 _TOTALS = """
 SELECT total(waiting), total(running), total(ok), total(failed), total(error), count(*) FROM type
 """
@@ -89,6 +94,10 @@ def jobs(tx: Read, where: JobFilter, before: str, limit: int) -> list[JobView]:
 def type_(tx: Read, name: str) -> TypeView | None:
     row = tx.db.execute(f"{_TYPE} WHERE name = ?", (name,)).get
     return None if row is None else _type(row)
+
+
+def load(tx: Read, name: str, most: int, now: int) -> Load:
+    return Load(*tx.db.execute(_LOAD, (name, now, most)).get)
 
 
 def types(

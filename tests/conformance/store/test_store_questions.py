@@ -8,7 +8,7 @@ from store_kit import NODE, OTHER, START_MS, TYPE, Yard, node
 from slimq.core.handler import Options
 from slimq.core.jobid import TIME_MAX, Minter
 from slimq.core.limits import LEASE_MS
-from slimq.store.base import JobFilter, TypeView
+from slimq.store.base import JobFilter, Load, TypeView
 
 
 @pytest.fixture
@@ -181,3 +181,22 @@ def test_time_does_not_go_back_when_the_wall_clock_does(yard: Yard):
 def test_a_barrier_can_be_made(yard: Yard):
     yard.add(count=10)
     assert yard.store.barrier() is True
+
+
+def test_the_load_of_a_type_is_what_is_due_and_not_running_up_to_a_bound(
+    full: tuple[Yard, dict[str, list[str]]],
+):
+    yard, _ = full
+    assert yard.store.load(TYPE, 10) == Load(2, yard.now)
+    yard.clock.advance(1)
+    assert yard.store.load(TYPE, 10) == Load(4, yard.now - 1)
+    assert yard.store.load(TYPE, 3) == Load(3, yard.now - 1)
+    yard.run(limit=3)
+    assert yard.store.load(TYPE, 10) == Load(1, yard.now)
+    yard.run()
+    assert yard.store.load(TYPE, 10) == Load(0, None)
+
+
+def test_a_type_that_never_had_a_job_has_no_load(yard: Yard):
+    yard.add()
+    assert yard.store.load("acme/nothing", 10) == Load(0, None)

@@ -9,7 +9,7 @@ import pytest
 from routes_kit import Bench
 
 from slimq.api.types import POLICY_MEMBERS
-from slimq.core.limits import BULK_JOBS_MAX
+from slimq.core.limits import BULK_JOBS_MAX, READY_MAX
 
 UNSET = {"paused": None, "weight": None, "concurrency": None, "batch_size": None}
 
@@ -245,3 +245,34 @@ def test_a_purge_without_client_is_that_of_main_and_a_star_that_of_all(bench: Be
 @pytest.mark.parametrize("target", ["/types/-a/pause", "/types/a/purge?client=b%20c"])
 def test_a_malformed_name_is_refused(bench: Bench, target: str):
     assert bench.post(target).slug == "bad-name"
+
+
+def test_the_load_of_a_type_or_of_a_jobtype_of_all_clients_is_what_is_ready(bench: Bench):
+    bench.add("acme/mail", b"1", b"2")
+    bench.clock.ms += 1500
+    bench.add("zulu/mail", b"3")
+    bench.add_one("main/mail", delay_ms=500)
+    assert bench.get("/types/mail/load?client=acme").json == {
+        "type": "acme/mail",
+        "client": "acme",
+        "jobtype": "mail",
+        "ready": 2,
+        "oldest_wait_ms": 1500,
+    }
+    of_all = bench.get("/types/mail/load?client=*").json
+    assert (of_all["type"], of_all["ready"], of_all["oldest_wait_ms"]) == ("*/mail", 3, 1500)
+    assert bench.get("/types/mail/load").json["ready"] == 0
+
+
+def test_the_load_of_a_type_that_never_had_a_job_is_nothing_and_no_error(bench: Bench):
+    """A scaler that is set up before the first job must not fail."""
+    for client in ("main", "*"):
+        load = bench.get(f"/types/never/load?client={client}").json
+        assert (load["ready"], load["oldest_wait_ms"]) == (0, 0)
+
+
+def test_the_load_is_counted_up_to_a_bound(bench: Bench):
+    for client in ("a", "b"):
+        bench.add(f"{client}/mail", *[b"x"] * (READY_MAX // 2 + 10))
+    assert bench.get("/types/mail/load?client=a").json["ready"] == READY_MAX // 2 + 10
+    assert bench.get("/types/mail/load?client=*").json["ready"] == READY_MAX
