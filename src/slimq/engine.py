@@ -208,6 +208,7 @@ class Engine:
         """Something was changed by hand: see it now, not within a second."""
         if self.look_again:
             self.look_again = False  # first: what is changed meanwhile is for the next step
+            self._control_version = -1  # what the store remembers of it may be a second old
             self._scan_at = 0
             self._renew_now = True
         if self._others_added:
