@@ -375,6 +375,8 @@ def _read_file(path: Path) -> dict[str, Any]:
         raise ConfigError(f"{path}: not TOML: {error}") from error
     except UnicodeDecodeError as error:
         raise ConfigError(f"{path}: not TOML: it is not UTF-8") from error
+    except (ValueError, RecursionError) as error:  # a number too long, lists nested too deeply
+        raise ConfigError(f"{path}: not TOML that can be read: {error}") from error
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read: {error.strerror}") from error
 

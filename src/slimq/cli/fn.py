@@ -94,22 +94,25 @@ def _handler(argv: list[str] | None, url: str | None) -> dict[str, Any]:
 def _from_file(file: TextIO) -> dict[str, Any]:
     try:
         document = json.load(file)
-    except ValueError as error:
-        raise click.UsageError(f"--file: not JSON: {error}") from error
+    except (ValueError, RecursionError) as error:
+        raise click.UsageError(f"--file: not JSON that can be read: {error}") from error
     if not isinstance(document, dict) or not isinstance(document.get("options", {}), dict):
         raise click.UsageError('--file: write {"lang": ..., "body": ..., "options": {...}}')
     return document
 
 
 def _option(pair: str) -> tuple[str, Any]:
-    """Read ``name=value``; a value that is no JSON is text."""
+    """Read ``name=value``; a value that is no JSON is text. (Python's NaN and Infinity are
+    none, and the node could not read them.)"""
     name, equals, text = pair.partition("=")
     if not name or not equals:
         raise click.UsageError("--option: write NAME=VALUE")
     try:
-        return name, json.loads(text)
-    except ValueError:
+        value = json.loads(text)
+        json.dumps(value, allow_nan=False)
+    except (ValueError, RecursionError):
         return name, text
+    return name, value
 
 
 @command.command(name="ls")

@@ -25,6 +25,7 @@ from slimq.cli.output import (
 )
 
 COLUMNS = ("type", "waiting", "running", "ok", "failed", "error", "oldest wait", "handler", "state")
+_DIGITS_MAX = 18  # beyond all bounds; Python reads no number of thousands of digits
 UNSET = "none"
 
 
@@ -139,7 +140,7 @@ def set_(jobtype: str, client: str, node: Caller, as_json: bool, **members: str 
 def _number(name: str, text: str) -> int | None:
     if text == UNSET:
         return None
-    if not (text.isascii() and text.isdecimal()):
+    if not (text.isascii() and text.isdecimal() and len(text) <= _DIGITS_MAX):
         option = name.replace("_", "-")
         raise click.UsageError(f"--{option}: a whole number, or {UNSET}; found {cell(text)}")
     return int(text)

@@ -339,6 +339,23 @@ def test_options_are_json_or_else_text(slimq: Any, node: Any) -> None:
     }
 
 
+@pytest.mark.parametrize("text", ["NaN", "-Infinity", "1e999", "[" * 100_000, "9" * 5000])
+def test_an_option_that_is_no_json_a_node_could_read_is_text(
+    slimq: Any, node: Any, text: str
+) -> None:
+    body = put_body(slimq, node, "--option", f"timeout={text}", "--exec", "cat")
+    assert body["options"] == {"timeout": text}
+
+
+def test_numbers_and_nestings_beyond_all_bounds_are_wrong_usage(
+    slimq: Any, node: Any, tmp_path: Path
+) -> None:
+    (tmp_path / "deep.json").write_text("[" * 100_000)
+    assert slimq("fn", "put", "echo", "--file", str(tmp_path / "deep.json")).code == 2
+    assert slimq("types", "set", "echo", "--weight", "9" * 5000).code == 2
+    assert node.received == []
+
+
 def test_a_handler_is_read_from_a_file_and_options_are_added(
     slimq: Any, node: Any, tmp_path: Path
 ) -> None:

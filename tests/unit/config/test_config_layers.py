@@ -259,6 +259,8 @@ def test_a_database_url_is_shown_without_its_password(tmp_path: Path, url: str, 
         ('[server]\n"a\\nb" = 1\n', r"there is no setting 'server.a\nb'"),
         ("[server\n", "not TOML: "),
         ("[server]\nport = 1\nport = 2\n", "not TOML: "),
+        (f"[server]\nport = {'9' * 5000}\n", "not TOML that can be read: "),
+        (f"x = {'[' * 100_000}\n", "not TOML that can be read: "),
     ],
 )
 def test_what_is_unknown_or_malformed_names_the_file_and_what_was_meant(
