@@ -30,8 +30,7 @@ def judge(response: Response, count: int, single: bool, options: Options, now_ms
 
 def _overall(response: Response, options: Options, now_ms: int) -> Result:
     if not response.code:
-        code = status.TIMEOUT if response.timed_out else status.NO_RESULT
-        return Result(code, error=bounded(response.error))
+        return Result(_status_of_no_answer(response), error=bounded(response.error))
     result = Result(status.status_of_http(response.code, options.retry_on, options.fail_on))
     if response.slimq_status is not None and 200 <= response.code < 300:
         _override(result, response.slimq_status)
@@ -40,6 +39,12 @@ def _overall(response: Response, options: Options, now_ms: int) -> Result:
     if outcome_of(result.status) is Outcome.RETRY and response.retry_after is not None:
         result.retry_after_ms = parse_retry_after(response.retry_after, now_ms)
     return result
+
+
+def _status_of_no_answer(response: Response) -> int:
+    if response.short:  # not what the target did: it costs no failure
+        return status.RETRY_LATER
+    return status.TIMEOUT if response.timed_out else status.NO_RESULT
 
 
 def _override(result: Result, said: str) -> None:

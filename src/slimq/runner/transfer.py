@@ -8,9 +8,11 @@ every address in the moment a socket is made for it.
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import socket
+from collections.abc import Callable
 from typing import NamedTuple
 
 import pycurl
@@ -23,6 +25,9 @@ _WANTED = {b"slimq-status", b"retry-after"}
 
 # libcurl reads "HTTP/1.1 2000" as 200.
 _STATUS_LINE = re.compile(rb"HTTP/1\.[01] [1-9]\d\d[ \r\n]")
+
+# What the machine is short of, not what the target did.
+_SHORTAGES = {errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS}
 
 _FIXED: dict[int, int | str] = {
     pycurl.POST: 1,
@@ -64,18 +69,27 @@ class Response(NamedTuple):
     retry_after: str | None = None
     error: str = ""
     timed_out: bool = False
+    short: bool = False  # this machine had no socket to give: nothing was sent
 
 
 class Transfer:
     """Belongs to one request at a time: `prepare`, perform `curl`, `response`."""
 
-    def __init__(self, policy: AddressPolicy, agent: str, ca_file: str | None) -> None:
+    def __init__(
+        self,
+        policy: AddressPolicy,
+        agent: str,
+        ca_file: str | None,
+        new_socket: Callable[[int, int, int], socket.socket] = socket.socket,
+    ) -> None:
         self._policy = policy
+        self._socket = new_socket
         self._body = bytearray()
         self._headers: dict[bytes, bytes] = {}
         self._answer_max = 0
         self._trouble = ""
         self._refused = ""
+        self._unopened: OSError | None = None
         self._opened: socket.socket | None = None
         self.curl = pycurl.Curl()
         for option, value in _FIXED.items():
@@ -95,6 +109,7 @@ class Transfer:
         self._answer_max = request.answer_max
         self._trouble = ""
         self._refused = ""
+        self._unopened = None
         self.curl.setopt(pycurl.URL, request.url.encode("utf-8", "replace"))
         self.curl.setopt(pycurl.HTTPHEADER, request.headers)
         self.curl.setopt(pycurl.POSTFIELDS, request.body)
@@ -119,6 +134,9 @@ class Transfer:
                 0,
                 error=f"address refused: {self._refused} is not public, nor in setting http.allow",
             )
+        if self._unopened is not None:
+            short = self._unopened.errno in _SHORTAGES
+            return Response(0, error=f"cannot open a socket: {self._unopened}", short=short)
         return Response(0, error=message, timed_out=code == pycurl.E_OPERATION_TIMEDOUT)
 
     def forget(self) -> None:
@@ -164,7 +182,12 @@ class Transfer:
             self._refused = host
             return int(pycurl.SOCKET_BAD)
         self._refused = ""
-        self._opened = socket.socket(address.family, address.socktype, address.protocol)
+        try:
+            self._opened = self._socket(address.family, address.socktype, address.protocol)
+        except OSError as error:  # pycurl would print it, and libcurl say something else
+            self._unopened = error
+            return int(pycurl.SOCKET_BAD)
+        self._unopened = None
         return self._opened
 
     def _adopt_socket(self, descriptor: int, _purpose: int) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import gzip
 import hashlib
 import os
@@ -16,6 +17,7 @@ from email.utils import format_datetime
 from pathlib import Path
 from typing import Any
 
+import pycurl
 import pytest
 from runner_kit import (
     LOOPBACK,
@@ -33,9 +35,13 @@ from standardwebhooks import Webhook
 
 from slimq import __version__
 from slimq.core import status
+from slimq.core.handler import Options
 from slimq.core.job import Ran
 from slimq.core.limits import RESPONSE_MAX, RESULT_MAX
+from slimq.runner.address import AddressPolicy
 from slimq.runner.http import HttpRunner
+from slimq.runner.http_verdict import judge
+from slimq.runner.transfer import Request, Transfer
 
 NOW_MS = 1_800_000_000_123
 
@@ -482,6 +488,39 @@ def test_a_handler_that_was_never_checked_is_an_error_and_not_an_exception(body:
     result = run_once(http_runner(), batch_of("http", body, [b"x"])).results[0]
     assert result.status == status.NO_RESULT
     assert result.error
+
+
+class Unopened:
+    """The sockets of a machine that has none to give."""
+
+    def __init__(self, code: int) -> None:
+        self._code = code
+
+    def __call__(self, family: int, kind: int, protocol: int) -> socket.socket:
+        raise OSError(self._code, os.strerror(self._code))
+
+
+@pytest.mark.parametrize(
+    ("code", "meant"),
+    [
+        (errno.EMFILE, status.RETRY_LATER),
+        (errno.ENFILE, status.RETRY_LATER),
+        (errno.EAFNOSUPPORT, status.NO_RESULT),
+    ],
+)
+def test_a_shortage_of_sockets_costs_no_failure_and_is_said(
+    target: Target, capfd: pytest.CaptureFixture[str], code: int, meant: int
+) -> None:
+    transfer = Transfer(AddressPolicy(LOOPBACK), "test", None, Unopened(code))
+    transfer.prepare(Request(target.url("it"), [], b"", 5_000, 100))
+    with pytest.raises(pycurl.error) as caught:
+        transfer.curl.perform()
+    ran = judge(transfer.failure(caught.value), 1, True, Options(), NOW_MS)
+    transfer.close()
+    assert ran.results[0].status == meant
+    assert "cannot open a socket: " in ran.results[0].error
+    assert os.strerror(code) in ran.results[0].error
+    assert capfd.readouterr().err == ""
 
 
 # TLS.
