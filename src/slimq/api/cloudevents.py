@@ -75,6 +75,8 @@ def _binary_event(body: bytes, fields: Mapping[bytes, bytes]) -> _RawEvent:
         attribute = _ATTRIBUTE.fullmatch(field)
         if attribute is not None:
             event[attribute[1].decode()] = unquote(value.decode("utf-8"), errors="strict")
+    if "data" in event:
+        raise ValueError("ce-data is no attribute: the data of an event is the body")
     media = fields.get(b"content-type", b"").decode("latin-1")
     if media:
         event["datacontenttype"] = media

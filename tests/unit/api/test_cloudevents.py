@@ -108,6 +108,7 @@ def test_a_malformed_event_is_named_by_its_path_and_nothing_is_accepted(served, 
         (b"\xff", ("Content-Type: text/plain", *BINARY)),
         (b"x", ("ce-specversion: 1.0",)),
         (b"x", (*BINARY, "ce-subject: %FF")),
+        (b"\xff", (*BINARY, "ce-data: x", "Content-Type: image/png")),
     ],
 )
 def test_what_holds_no_event_is_refused(served, body, fields):
