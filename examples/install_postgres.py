@@ -4,8 +4,10 @@
 started, and one that is there is used as it is. Otherwise, in this order:
 
 1. As root, where there is apt-get: the package of the distribution, and PgBouncer, which
-   some tests put in front of it. Debian would at once make a cluster in /var/lib/postgresql
-   and start it, and PgBouncer too; nobody has asked for those, so it is told not to.
+   some tests put in front of it; iproute2, which joins machines in small (network
+   namespaces), and libfaketime, which puts their clocks wrong. Debian would at once make a
+   cluster in /var/lib/postgresql and start it, and PgBouncer too; nobody has asked for those,
+   so it is told not to.
 2. A wheel that ships the server, into the virtual environment, by the hashes of
    requirements-server.lock. It needs nobody's rights. It is no dependency of slimq, and not
    of its development either, as 25 MB of it would be in vain on most machines.
@@ -128,7 +130,12 @@ def say(text: str) -> None:
 def main() -> int:
     if can_install_packages():
         server, bouncer = usable_server(), has_pgbouncer()
-        wanted = {"postgresql": server is None, "pgbouncer": not bouncer}
+        wanted = {
+            "postgresql": server is None,
+            "pgbouncer": not bouncer,
+            "iproute2": shutil.which("ip") is None,
+            "libfaketime": not any(Path("/usr/lib").glob("*/faketime/libfaketime.so.1")),
+        }
         install_packages(*[name for name, is_wanted in wanted.items() if is_wanted])
     if usable_server() is None:
         install_wheel()
