@@ -56,10 +56,10 @@ class App:
 def make_node(tmp_path: Path) -> Iterator[Callable[..., Node]]:
     nodes: list[Node] = []
 
-    def make(url: str) -> Node:
+    def make(url: str, roles: str = "accept,run") -> Node:
         folder = tmp_path / f"node{len(nodes)}"
         folder.mkdir()
-        nodes.append(Node(folder, SLIMQ_STORE__URL=url))
+        nodes.append(Node(folder, SLIMQ_STORE__URL=url, SLIMQ_SERVER__ROLES=roles))
         return nodes[-1]
 
     yield make
@@ -85,8 +85,7 @@ def test_what_a_node_accepts_and_does_not_run_another_starts_at_once(
     database: str, make_node: Callable[..., Node]
 ) -> None:
     """With a handler that the other one has not heard of before."""
-    accepts, runs = make_node(database), make_node(database)
-    accepts.call("POST", "/stop")
+    accepts, runs = make_node(database, "accept"), make_node(database, "run")
     with closing(App(database)) as app:
         delays = []
         for number in range(8):

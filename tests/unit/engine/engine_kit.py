@@ -147,6 +147,7 @@ class Rig:
         self.forgotten: list[Header] = []
         self.moved: list[str] = []
         self.safe: list[Position] = []
+        self.told: list[str] = []
         self.freed_former: list[str] = []
         self.written = io.StringIO()
         self.log = EventLog(self.written, self.clock)
@@ -193,6 +194,7 @@ class Rig:
             moved=self.moved.extend,
             safe=self.safe.append,
             freed_former=self.freed_former.append,
+            tell=self.told.append,
             gather_ms=self.gather_ms,
         )
 

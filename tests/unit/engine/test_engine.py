@@ -431,6 +431,45 @@ def test_work_of_other_nodes_is_found_by_the_scan(rig: Rig) -> None:
     other.close()
 
 
+def test_work_that_another_node_tells_of_is_started_with_the_next_step(rig: Rig) -> None:
+    rig.memory.put_handler(handler())
+    rig.step()  # the next scan is a second away
+    other = start_other(rig)
+    (id_,) = other.add(b"data")
+    other.ingest_all()
+    rig.step()
+    assert rig.air == []
+    rig.engine.heard("jobs")
+    rig.step()
+    (flight,) = rig.air
+    assert [job.id for job in flight.batch.jobs] == [id_]
+    other.close()
+
+
+def test_a_stopped_engine_does_not_look_for_what_others_tell_of(rig: Rig) -> None:
+    rig.engine.stopped = True
+    rig.step()
+    rig.store.forget_calls()
+    rig.engine.heard("jobs")
+    rig.step()
+    assert rig.store.called("due") == []
+
+
+def test_a_node_tells_of_what_it_accepts_when_it_does_not_run_it_and_it_is_due_soon(
+    rig: Rig,
+) -> None:
+    rig.add(b"it runs this itself")
+    rig.step()
+    assert rig.told == []
+    rig.engine.stopped = True
+    rig.add(b"later", dt=rig.clock.wall_ms() + 60_000)
+    rig.step()
+    assert rig.told == []
+    rig.add(b"now")
+    rig.step()
+    assert rig.told == ["jobs"]
+
+
 def test_work_that_will_be_due_soon_is_found_before_it_is(rig: Rig) -> None:
     rig.memory.put_handler(handler())
     other = start_other(rig)
