@@ -2,7 +2,8 @@
 
 A claim is one statement. It locks what it takes and passes over what others have locked
 (SKIP LOCKED); the CTE that chooses is MATERIALIZED, or the planner might run it again for
-every row and take more than `limit`. Its commit does not wait for the disk: a lease that a
+every row and take more than `limit`. The windows over it go by its order. The clock is read
+once, not for each row: 10 % of the claim. Its commit does not wait for the disk: a lease that a
 crash of the server takes back is a job that waits again.
 """
 
@@ -57,25 +58,25 @@ UPDATE slimq.type SET next_dt = w.dt FROM w
 WHERE type.type_id = w.type_id AND (type.next_dt IS NULL OR type.next_dt > w.dt)
 """
 _CLAIM = f"""
-WITH lazy AS MATERIALIZED ({LAZY}),
+WITH clock AS MATERIALIZED (SELECT slimq.now_ms() AS now, ({LAZY})),
 found AS MATERIALIZED (
   SELECT ctid AS place, seq, dt, octet_length(data) AS size FROM slimq.job
-  WHERE type_id = %(type_id)s::int AND lock = '' AND dt <= slimq.now_ms()
+  WHERE type_id = %(type_id)s::int AND lock = '' AND dt <= (SELECT now FROM clock)
     AND (dt, seq) >= (%(floor_dt)s::bigint, %(floor_seq)s::bigint)
   ORDER BY dt, seq LIMIT %(limit)s::int FOR UPDATE SKIP LOCKED),
 fits AS MATERIALIZED (
   SELECT * FROM (
-    SELECT *, sum(size) OVER (ORDER BY dt, seq) AS total, row_number() OVER (ORDER BY dt, seq) AS n
+    SELECT *, sum(size) OVER (ROWS UNBOUNDED PRECEDING) AS total, row_number() OVER () AS n
     FROM found) AS s
   WHERE total <= %(bytes_max)s::bigint OR n = 1),
 wait AS MATERIALIZED (
   SELECT min(dt) + %(window_ms)s::bigint AS over_at FROM found
   HAVING count(*) < least(%(full)s::int, %(limit)s::int)
     AND count(*) = (SELECT count(*) FROM fits)
-    AND min(dt) + %(window_ms)s::bigint > slimq.now_ms()),
+    AND min(dt) + %(window_ms)s::bigint > (SELECT now FROM clock)),
 took AS (
-  UPDATE slimq.job SET lock = %(lock)s, dt = slimq.now_ms() + %(lease_ms)s::bigint,
-    attempt = attempt + 1, started_at = slimq.now_ms()
+  UPDATE slimq.job SET lock = %(lock)s, dt = (SELECT now FROM clock) + %(lease_ms)s::bigint,
+    attempt = attempt + 1, started_at = (SELECT now FROM clock)
   WHERE ctid = ANY(ARRAY(SELECT place FROM fits WHERE NOT EXISTS (SELECT FROM wait)))
   RETURNING seq, id, attempt, failures, crashes, due_at, data, trace),
 last AS MATERIALIZED (
@@ -84,8 +85,8 @@ last AS MATERIALIZED (
   ORDER BY dt DESC, seq DESC LIMIT 1),
 next AS MATERIALIZED (
   SELECT CASE WHEN EXISTS (SELECT FROM wait) THEN (SELECT over_at FROM wait)
-    WHEN EXISTS (SELECT FROM fits) OR n.dt > slimq.now_ms() THEN n.dt
-    WHEN n.dt IS NOT NULL THEN slimq.now_ms() + {LOCKED_MS} END AS at
+    WHEN EXISTS (SELECT FROM fits) OR n.dt > (SELECT now FROM clock) THEN n.dt
+    WHEN n.dt IS NOT NULL THEN (SELECT now FROM clock) + {LOCKED_MS} END AS at
   FROM (SELECT) AS one LEFT JOIN LATERAL (
     SELECT dt FROM slimq.job WHERE type_id = %(type_id)s::int AND lock = ''
       AND (dt, seq) > ((SELECT dt FROM last), (SELECT seq FROM last))
@@ -98,11 +99,11 @@ counted AS (
     waiting = t.waiting + excluded.waiting, running = t.running + excluded.running),
 hinted AS (
   UPDATE slimq.type SET next_dt = CASE WHEN EXISTS (SELECT FROM took)
-    THEN least(next.at, slimq.now_ms() + {LOOK_AGAIN_MS}) ELSE next.at END
+    THEN least(next.at, (SELECT now FROM clock) + {LOOK_AGAIN_MS}) ELSE next.at END
   FROM next
-  WHERE type_id = %(type_id)s::int AND (next.at IS NULL OR next.at > slimq.now_ms())
-    AND next_dt IS NOT NULL AND (next_dt <= slimq.now_ms() OR next.at IS NULL))
-SELECT next.at, slimq.now_ms(), (SELECT count(*) FROM lazy), took.id, took.attempt,
+  WHERE type_id = %(type_id)s::int AND (next.at IS NULL OR next.at > (SELECT now FROM clock))
+    AND next_dt IS NOT NULL AND (next_dt <= (SELECT now FROM clock) OR next.at IS NULL))
+SELECT next.at, (SELECT now FROM clock), took.id, took.attempt,
   took.failures, took.crashes, took.due_at, took.data, took.trace, fits.dt, fits.seq
 FROM next LEFT JOIN (took JOIN fits USING (seq)) ON true ORDER BY fits.dt, fits.seq
 """  # noqa: S608
@@ -201,10 +202,10 @@ def claim(
         },
     )
     next_at, now, *_ = rows[0]
-    if rows[0][3] is None:
+    if rows[0][2] is None:
         return Claim([], next_at), now
-    floors.took(type_id, floor, Place(*rows[-1][10:]), now)
-    jobs = [_job(*row[3:10]) for row in rows]
+    floors.took(type_id, floor, Place(*rows[-1][9:]), now)
+    jobs = [_job(*row[2:9]) for row in rows]
     return Claim(jobs, next_at), now
 
 
