@@ -6,6 +6,7 @@ those that go on get a row in `run`. What a lost lease says is passed over.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from itertools import accumulate
 from typing import NamedTuple
@@ -13,7 +14,7 @@ from typing import NamedTuple
 from slimq.core.lifecycle import DONE, DONE_SHIFT_MS, FREE, Move
 from slimq.store.base import Finished
 from slimq.store.counts import RUNNING, WAITING
-from slimq.store.postgres_marks import cut_runs
+from slimq.store.postgres_marks import cut_runs, drop_outputs
 from slimq.store.postgres_tx import Tx, ids_text
 from slimq.store.postgres_types import Tally, hint, hold
 
@@ -96,12 +97,17 @@ def finish(
     tx: Tx, lock: str, finished: Sequence[Finished], shard: int
 ) -> tuple[set[str], dict[int, int]]:
     """Return the ids of the moves whose lease is lost, and the heads of types by number."""
-    ended, stale = _ended(tx, lock, finished)
+    outputs = _keep_outputs(tx, finished)
+    ended, stale = _ended(tx, lock, finished, outputs)
+    lost: set[str] = set()
     over = [each for each in ended if each.move.lock == DONE]
     if over:
-        stale.update(tx.one(_END, _columns(lock, over, shard))[0] or ())
+        lost.update(tx.one(_END, _columns(lock, over, shard))[0] or ())
     on = [each for each in ended if each.move.lock == FREE]
-    return stale, _go_on(tx, lock, on, stale, shard) if on else {}
+    heads = _go_on(tx, lock, on, lost, shard) if on else {}
+    if stale or lost:
+        _drop_unused(tx, outputs, [each for each in ended if each.move.id not in lost])
+    return stale | lost, heads
 
 
 def is_simple(finished: Sequence[Finished]) -> bool:
@@ -112,10 +118,10 @@ def is_simple(finished: Sequence[Finished]) -> bool:
     return over and not printed and len({move.id for move in moves}) == len(moves)
 
 
-def _go_on(tx: Tx, lock: str, on: list[Ended], stale: set[str], shard: int) -> dict[int, int]:
+def _go_on(tx: Tx, lock: str, on: list[Ended], lost: set[str], shard: int) -> dict[int, int]:
     """Let jobs wait for their next run; return the heads of their types."""
     seqs: dict[str, int] = dict(tx.all(_GO_ON, _columns(lock, on, shard)))
-    stale.update(each.move.id for each in on if each.move.id not in seqs)
+    lost.update(each.move.id for each in on if each.move.id not in seqs)
     tally = Tally(shard)
     heads: dict[int, int] = {}
     held = [each for each in on if each.move.id in seqs]
@@ -131,14 +137,16 @@ def _go_on(tx: Tx, lock: str, on: list[Ended], stale: set[str], shard: int) -> d
     return heads
 
 
-def _ended(tx: Tx, lock: str, finished: Sequence[Finished]) -> tuple[list[Ended], set[str]]:
-    """Keep the outputs; return the moves, each job once, and the ids that cannot be right."""
+def _ended(
+    tx: Tx, lock: str, finished: Sequence[Finished], outputs: dict[int, int]
+) -> tuple[list[Ended], set[str]]:
+    """Return the moves, each job once, and the ids that cannot be right."""
     ended: dict[str, Ended] = {}
     stale: set[str] = set()
-    outputs = iter(_keep_outputs(tx, finished))
+    kept = iter(outputs)
     for batch in finished:
         type_id = tx.types.find(tx, batch.type)
-        output_id = next(outputs) if batch.output and batch.moves else None
+        output_id = next(kept) if batch.output and batch.moves else None
         for move in batch.moves:
             assert move.lock in (DONE, FREE), "a move ends a job or frees it"
             if move.id in ended:
@@ -154,12 +162,21 @@ def _holds(tx: Tx, lock: str, move: Move) -> bool:
     return tx.one(_HELD, (move.id, move.attempt, lock)) is not None
 
 
-def _keep_outputs(tx: Tx, finished: Sequence[Finished]) -> list[int]:
+def _keep_outputs(tx: Tx, finished: Sequence[Finished]) -> dict[int, int]:
+    """Return for how many runs each output was kept, in the order of the batches."""
     kept = [batch for batch in finished if batch.output and batch.moves]
     if not kept:
-        return []
+        return {}
     refs, tails = [len(batch.moves) for batch in kept], [batch.output for batch in kept]
-    return [output_id for (output_id,) in tx.all(_OUTPUTS, (refs, tails))]
+    rows = tx.all(_OUTPUTS, (refs, tails))
+    return {output_id: count for (output_id,), count in zip(rows, refs, strict=True)}
+
+
+def _drop_unused(tx: Tx, outputs: dict[int, int], applied: list[Ended]) -> None:
+    """Forget outputs of runs that were not recorded."""
+    unused = Counter(outputs)
+    unused.subtract(each.output_id for each in applied if each.output_id is not None)
+    drop_outputs(tx, list(unused.elements()))
 
 
 def _columns(lock: str, ended: list[Ended], shard: int) -> dict[str, object]:
