@@ -40,6 +40,7 @@ COMMANDS = {
     "top": "slimq.cli.top",
     "config": "slimq.cli.config",
     "journal": "slimq.cli.journal",
+    "db": "slimq.cli.db",
     "doctor": "slimq.cli.doctor",
 }
 

@@ -53,6 +53,7 @@ from slimq.store.base import (
     Totals,
     TypeView,
 )
+from slimq.store.migrate import Migrations
 from slimq.store.postgres_floor import Floors
 from slimq.store.postgres_link import QUERY_MS, PostgresLink
 from slimq.store.postgres_tx import Tx
@@ -77,6 +78,7 @@ _IF_DEAD = "WHERE n.seen_at <= slimq.now_ms() - %s::bigint"
 class PostgresStore:
     """Keeps the contract of `store/base.py` in the schema `slimq` of one database, which is
     made when it is missing. `url` is a connection URI of libpq; raises nothing by itself.
+    `migrations`: what it knows of schemas; if not given, all that came with this slimq.
 
     One object is used by one thread at a time; any number of objects, on any number of
     machines, may share the database. What a method changed is durable when it returns, but
@@ -84,9 +86,15 @@ class PostgresStore:
     """
 
     def __init__(
-        self, url: str, *, clock: Clock, query_ms: int = QUERY_MS, floors: Floors | None = None
+        self,
+        url: str,
+        *,
+        clock: Clock,
+        query_ms: int = QUERY_MS,
+        floors: Floors | None = None,
+        migrations: Migrations | None = None,
     ) -> None:
-        self._link = PostgresLink(url, clock, query_ms=query_ms)
+        self._link = PostgresLink(url, clock, query_ms=query_ms, migrations=migrations)
         self._clock = clock
         self._floors = floors or Floors()
         self._shard = random.randrange(SHARDS)  # noqa: S311 -- spreads writers, no secret

@@ -22,6 +22,7 @@ from slimq.core.limits import QUERY_SECONDS_MAX
 from slimq.core.setting import without_password
 from slimq.errors import StoreUnavailable
 from slimq.store.base import StoreFull
+from slimq.store.migrate import POSTGRES, Migrations, known
 from slimq.store.postgres_schema import set_up
 from slimq.store.postgres_tx import Again, Tx, TypeIds
 from slimq.system.clock import Clock
@@ -59,14 +60,30 @@ _REFUSALS = (
 )
 
 
+def connect(url: str, **options: Any) -> psycopg.Connection[tuple[Any, ...]]:
+    """Return a connection that a server which vanished does not hold for long. What the URL
+    says goes before."""
+    given = conninfo.conninfo_to_dict(url)
+    settings = {name: value for name, value in CONNECTION.items() if name not in given}
+    return psycopg.connect(url, autocommit=True, **settings, **options)  # type: ignore[arg-type]
+
+
 class PostgresLink:
     """One connection to the server, made when it is needed. Used by one thread at a time."""
 
-    def __init__(self, url: str, clock: Clock, *, query_ms: int = QUERY_MS) -> None:
+    def __init__(
+        self,
+        url: str,
+        clock: Clock,
+        *,
+        query_ms: int = QUERY_MS,
+        migrations: Migrations | None = None,
+    ) -> None:
         self.shown = without_password(url)
         self._url = url
         self._clock = clock
         self._query_ms = query_ms
+        self._migrations = migrations or known(POSTGRES)
         self._db: psycopg.Connection[tuple[Any, ...]] | None = None
         self._types = TypeIds()
         self._prepares = True
@@ -157,9 +174,9 @@ class PostgresLink:
             )
         self.close()
         if isinstance(error, errors.DiskFull):
-            return self._cannot(f"its disk is full ({_said(error)})", StoreFull)
+            return self._cannot(f"its disk is full ({said(error)})", StoreFull)
         if isinstance(error, _REFUSALS):
-            return self._cannot(_said(error))
+            return self._cannot(said(error))
         return error  # a bug of ours
 
     def _undo(self) -> None:
@@ -179,18 +196,11 @@ class PostgresLink:
         return self._db
 
     def _open(self) -> psycopg.Connection[tuple[Any, ...]]:
-        given = conninfo.conninfo_to_dict(self._url)
-        settings = {name: value for name, value in CONNECTION.items() if name not in given}
-        db = psycopg.connect(
-            self._url,
-            autocommit=True,
-            prepare_threshold=2 if self._prepares else None,
-            **settings,  # type: ignore[arg-type]
-        )
+        db = connect(self._url, prepare_threshold=2 if self._prepares else None)
         try:
             db.adapters.register_dumper(int, Int8BinaryDumper)
             db.adapters.register_dumper(str, StrBinaryDumper)
-            set_up(db, self.shown)
+            set_up(db, self.shown, self._migrations)
             row = db.execute("SELECT slimq.now_ms()").fetchone()
             assert row is not None, "a function has a value"
             self.heard(int(row[0]))
@@ -205,7 +215,7 @@ class PostgresLink:
         return kind(f"the store {self.shown} cannot be used: {why}")
 
 
-def _said(error: psycopg.Error) -> str:
+def said(error: psycopg.Error) -> str:
     """Return what the server said, on one line."""
     primary = error.diag.message_primary
     return primary if primary else " ".join(str(error).split()) or type(error).__name__

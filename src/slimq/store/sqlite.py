@@ -51,6 +51,7 @@ from slimq.store.base import (
     Totals,
     TypeView,
 )
+from slimq.store.migrate import Migrations
 from slimq.store.sqlite_clock import StoreClock, boot_id
 from slimq.store.sqlite_file import QUERY_MS, SqliteFile, Write
 from slimq.system.clock import Clock
@@ -64,7 +65,8 @@ class SqliteStore:
     `durable`: what a method changed survives a power cut when it returns (FULL). Else a
     power cut may take the store back to its last `barrier` (NORMAL); the journal heals that.
     One object is used by one thread at a time; any number of objects may share the file.
-    `boot` names the boot that the clock's `boot_ms` counts from.
+    `boot` names the boot that the clock's `boot_ms` counts from. `migrations`: what it knows
+    of schemas; if not given, all that came with this slimq.
     """
 
     def __init__(
@@ -76,10 +78,16 @@ class SqliteStore:
         busy_ms: int = BUSY_MS,
         query_ms: int = QUERY_MS,
         boot: str | None = None,
+        migrations: Migrations | None = None,
     ) -> None:
         store_clock = StoreClock(clock, boot_id() if boot is None else boot)
         self._file = SqliteFile(
-            path, store_clock, durable=durable, busy_ms=busy_ms, query_ms=query_ms
+            path,
+            store_clock,
+            durable=durable,
+            busy_ms=busy_ms,
+            query_ms=query_ms,
+            migrations=migrations,
         )
 
     def now(self) -> int:

@@ -66,6 +66,14 @@ class StoreClock:
         if offset is not None:
             self._offset = int(offset)
 
+    def finds_alive(self, db: apsw.Connection) -> bool:
+        """Return whether a node lives, by the offset that is in the store. After a boot
+        none does."""
+        if db.execute("SELECT value FROM meta WHERE name = 'boot_id'").get != self._boot_id:
+            return False
+        offset = db.execute("SELECT value FROM meta WHERE name = 'clock_offset'").get
+        return is_any_alive(db, int(offset) + self._clock.boot_ms())
+
     def _wall_offset(self) -> int:
         return self._clock.wall_ms() - self._clock.boot_ms()
 

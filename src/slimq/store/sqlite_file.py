@@ -18,8 +18,9 @@ import apsw
 from slimq.core.limits import QUERY_SECONDS_MAX
 from slimq.errors import StartError, StoreTooNew, StoreUnavailable
 from slimq.store.base import StoreFull
-from slimq.store.migrate import scripts
+from slimq.store.migrate import SQLITE, Migrations, Schema, known
 from slimq.store.sqlite_clock import StoreClock
+from slimq.store.sqlite_schema import look, migrate
 from slimq.store.sqlite_turn import POLL_MS, Turnstile, pause
 from slimq.store.sqlite_types import TypeIds
 
@@ -28,7 +29,6 @@ LIBRARY_MIN = (
     51,
     3,
 )  # before it, a WAL that is reset can corrupt: sqlite.org/wal.html#walresetbug
-APPLICATION_ID = 0x736C6D71  # "slmq": tells our files from other databases
 CACHE_KIB = 8 * 1024
 CHECKPOINT_PAGES = 4000  # 16 MB: an ingest of 10,000 jobs is 3 MB, a checkpoint costs two fsyncs
 WAL_KEEP_BYTES = 64 * 1024 * 1024  # a longer file is cut when the WAL starts again
@@ -82,7 +82,14 @@ class SqliteFile:
     """One connection to the file, made when it is needed. Used by one thread at a time."""
 
     def __init__(
-        self, path: Path, clock: StoreClock, *, durable: bool, busy_ms: int, query_ms: int
+        self,
+        path: Path,
+        clock: StoreClock,
+        *,
+        durable: bool,
+        busy_ms: int,
+        query_ms: int,
+        migrations: Migrations | None = None,
     ) -> None:
         check_library(apsw.sqlite_lib_version())
         self.path = path
@@ -90,6 +97,7 @@ class SqliteFile:
         self._synchronous = "FULL" if durable else "NORMAL"
         self._busy_ms = self._patience_ms = busy_ms
         self._query_ms = query_ms
+        self._migrations = migrations or known(SQLITE)
         self._db: apsw.Connection | None = None
         self._opened: tuple[int, int] | None = None  # device and inode
         self._types = TypeIds()
@@ -252,10 +260,10 @@ class SqliteFile:
         if db.readonly("main"):
             raise self._cannot("it cannot be written")
         db.set_busy_handler(self._wait)
-        latest = scripts("sqlite")[-1].number
-        if self._version(db, latest) < latest or db.pragma("journal_mode") != "wal":
-            with self._turn(self._busy_ms):  # of two that switch to WAL at once one is refused
-                self._set_up(db)
+        schema = self._schema(db)
+        self._migrations.check(schema, str(self.path))
+        if self._migrations.missing(schema) or db.pragma("journal_mode") != "wal":
+            self._set_up(db)
         db.pragma("synchronous", self._synchronous)
         db.pragma("cache_size", -CACHE_KIB)
         db.pragma("temp_store", "memory")
@@ -263,31 +271,22 @@ class SqliteFile:
         db.wal_autocheckpoint(CHECKPOINT_PAGES)
         self.clock.start(db)
 
-    def _set_up(self, db: apsw.Connection) -> None:
-        todo = scripts("sqlite")
-        latest = todo[-1].number
-        db.execute("BEGIN EXCLUSIVE")
-        version = self._version(db, latest)  # another process may have done it meanwhile
-        for script in todo:
-            if script.number > version:
-                db.execute(script.sql)
-        db.pragma("application_id", APPLICATION_ID)
-        db.pragma("user_version", latest)
-        db.execute("COMMIT")
-        if db.pragma("journal_mode", "wal") != "wal":
-            raise self._cannot("its file system has no shared memory for a WAL")
+    def _schema(self, db: apsw.Connection) -> Schema:
+        try:
+            return look(db)
+        except StoreUnavailable as error:
+            raise self._cannot(error.detail) from None
 
-    def _version(self, db: apsw.Connection, latest: int) -> int:
-        version = int(db.pragma("user_version"))
-        empty = db.execute("SELECT count(*) FROM sqlite_schema").get == 0
-        if not empty and db.pragma("application_id") != APPLICATION_ID:
-            raise self._cannot("it is a database of another program")
-        if version > latest:
-            raise StoreTooNew(
-                f"the store {self.path} has schema {version}, this slimq knows {latest}: "
-                "run the newer version"
-            )
-        return version
+    def _set_up(self, db: apsw.Connection) -> None:
+        with self._turn(self._busy_ms):  # of two that switch to WAL at once one is refused
+            try:
+                migrate(db, self.path, self._migrations, self.clock)
+            except StoreTooNew:
+                raise
+            except StoreUnavailable as error:
+                raise self._cannot(error.detail) from None
+            if db.pragma("journal_mode", "wal") != "wal":
+                raise self._cannot("its file system has no shared memory for a WAL")
 
 
 def _identity(path: Path) -> tuple[int, int] | None:

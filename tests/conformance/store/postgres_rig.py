@@ -11,10 +11,10 @@ from slimq.store.postgres_floor import Floors
 
 TEMPLATE = "slimq_template"
 _TOLD_CLOCK = """
-CREATE TABLE slimq.told_clock (ms bigint NOT NULL);
-INSERT INTO slimq.told_clock VALUES (0);
+CREATE TABLE public.told_clock (ms bigint NOT NULL);
+INSERT INTO public.told_clock VALUES (0);
 CREATE OR REPLACE FUNCTION slimq.now_ms() RETURNS bigint LANGUAGE sql STABLE
-  AS 'SELECT ms FROM slimq.told_clock';
+  AS 'SELECT ms FROM public.told_clock';
 """
 _numbers = count(1)
 
@@ -43,7 +43,7 @@ class PostgresRig:
 
     def _tell(self) -> None:
         now = self._start + self._clock.boot
-        self.db.execute("UPDATE slimq.told_clock SET ms = %s", (now,))
+        self.db.execute("UPDATE public.told_clock SET ms = %s", (now,))
 
 
 def _template(server: Server) -> str:

@@ -225,9 +225,10 @@ def test_a_newer_schema_is_refused_and_left_alone(opener: Opener):
     opener.add(store)
     with raw(opener.path) as db:
         db.pragma("user_version", 99)
+        db.execute("UPDATE meta SET value = 99 WHERE name = 'schema_least'")
     store.close()
     for _ in range(2):
-        with pytest.raises(StoreTooNew, match=r"has schema 99, this slimq knows \d"):
+        with pytest.raises(StoreTooNew, match=r"has schema 99, .* this slimq knows \d"):
             work(store)
     with raw(opener.path) as db:
         assert db.pragma("user_version") == 99

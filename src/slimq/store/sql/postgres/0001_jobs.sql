@@ -1,8 +1,6 @@
 -- Everything lives in a schema of its own, so that an application may share the database.
 -- (dt, lock) are the spec's; core/lifecycle.py says what they mean. Times are ms since the epoch.
 
-CREATE SCHEMA slimq;
-
 -- The store's clock. It stands still within a statement, so that an index can be asked by it.
 CREATE FUNCTION slimq.now_ms() RETURNS bigint LANGUAGE sql STABLE PARALLEL SAFE
   AS 'SELECT (extract(epoch FROM statement_timestamp()) * 1000)::bigint';
@@ -12,9 +10,7 @@ CREATE TABLE slimq.meta (
   value bigint NOT NULL
 ) WITH (fillfactor = 10);
 
--- `schema_least` is the oldest schema whose slimq may still work on this one.
-INSERT INTO slimq.meta VALUES
-  ('schema', 1), ('schema_least', 1), ('control_version', 0), ('purged', 0);
+INSERT INTO slimq.meta VALUES ('control_version', 0), ('purged', 0);
 
 CREATE TABLE slimq.node (
   sysid      text COLLATE "C" PRIMARY KEY,
