@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import io
 import json
@@ -9,7 +10,10 @@ import select
 import socket
 import subprocess
 import sys
+import termios
 import threading
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +21,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from slimq.cli.add import REQUEST_BYTES, bodies
+from slimq.cli.add import GATHER_S, REQUEST_BYTES, bodies
 from slimq.cli.progress import Progress
 from slimq.core.limits import MIB
 
@@ -151,20 +155,34 @@ def test_with_a_key_the_same_input_is_cut_at_the_same_places_however_slow_it_com
     thread.join()
 
 
-def test_with_a_key_a_slow_pipe_is_sent_as_one_request(node: Any, intake: Any) -> None:
-    slow = "printf 'one\n'; sleep 0.5; printf 'two\n'"
-    words = [sys.executable, "-m", "slimq", "add", "echo", "--url", node.url]
-    for key, requests in (([], 2), (["--key", "k"], 1)):
-        with subprocess.Popen(["bash", "-c", slow], stdout=subprocess.PIPE) as source:
-            subprocess.run(
-                [*words, *key],
-                stdin=source.stdout,
-                stdout=subprocess.DEVNULL,
-                timeout=60,
-                check=True,
-            )
-        assert len(node.received) == requests
-        node.received.clear()
+@pytest.mark.parametrize(("key", "requests"), [([], 2), (["--key", "k"], 1)])
+def test_with_a_key_a_slow_pipe_is_sent_as_one_request(
+    node: Any, intake: Any, key: list[str], requests: int
+) -> None:
+    words = [sys.executable, "-m", "slimq", "add", "echo", "--url", node.url, *key]
+    with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL) as adding:
+        assert adding.stdin is not None
+        adding.stdin.write(b"one\n")
+        adding.stdin.flush()
+        wait_until(lambda: is_empty(adding.stdin))
+        time.sleep(2 * GATHER_S)  # no more comes for so long: that is what is tested
+        wait_until(lambda: len(node.received) == requests - 1)
+        adding.stdin.write(b"two\n")
+        adding.stdin.close()
+        assert adding.wait(60) == 0
+    assert len(node.received) == requests
+
+
+def is_empty(pipe: Any) -> bool:
+    """Return whether all that was written to a pipe is read."""
+    return fcntl.ioctl(pipe, termios.FIONREAD, bytes(4)) == bytes(4)
+
+
+def wait_until(holds: Callable[[], bool]) -> None:
+    end = time.monotonic() + 60
+    while not holds():
+        assert time.monotonic() < end
+        time.sleep(0.005)
 
 
 def test_an_empty_file_adds_nothing(slimq: Any, node: Any, tmp_path: Path) -> None:
