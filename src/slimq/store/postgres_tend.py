@@ -43,7 +43,7 @@ WHERE i.inhparent = 'slimq.done'::regclass AND c.relname ~ '^done_\d+$' ORDER BY
 _PAST = """
 SELECT seq, id, type_id, status, output_id, octet_length(data), slot FROM slimq.done AS d
 WHERE {0} AND NOT EXISTS (SELECT FROM slimq.job AS p WHERE p.id = d.parent)
-ORDER BY ended_at LIMIT %s::int FOR UPDATE SKIP LOCKED
+ORDER BY ended_at, seq LIMIT %s::int FOR UPDATE SKIP LOCKED
 """
 _OUTPUTS_OF = "DELETE FROM slimq.run WHERE seq = ANY(%s::bigint[]) RETURNING output_id"
 _DELETE = "DELETE FROM slimq.done WHERE slot = ANY(%s::int[]) AND seq = ANY(%s::bigint[])"
