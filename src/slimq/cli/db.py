@@ -1,22 +1,31 @@
-"""``slimq db``: the schema of a store."""
+"""``slimq db``: the schema of a store, and the way from one store to another."""
 
 from __future__ import annotations
 
+import sys
+import time
+from contextlib import closing
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
 import click
 
 from slimq.cli.options import config_options, load_config
-from slimq.cli.output import json_option, print_json, print_members, print_next
+from slimq.cli.output import json_option, print_json, print_members, print_next, print_table
 from slimq.config import Config
+from slimq.errors import ConfigError, StoreUnavailable
+from slimq.store.counts import KINDS
 from slimq.store.migrate import DIALECTS, Schema, known
-from slimq.store.place import Place, look, migrate, state_of
+from slimq.store.moving import TABLES, Content, End, move
+from slimq.store.place import Place, look, migrate, open_end, place_of, state_of
+
+POLL_S = 0.2
+_STATES = ("waiting", "running", "ok", "failed", "error")
 
 
 @click.group(name="db")
 def command() -> None:
-    """Look after the schema of a store."""
+    """Look after a store: its schema, and where it is."""
 
 
 def place_in(config: Config) -> Place:
@@ -99,3 +108,108 @@ def sql(dialect: str | None, owner: str | None, **given: Any) -> None:
     click.echo(text, nl=False)
     if not text:
         print_next("nothing is to be done")
+
+
+@command.command(name="copy")
+@click.option("--from", "source", required=True, metavar="STORE", help="A file or a URL.")
+@click.option("--to", "target", required=True, metavar="STORE", help="A file or a URL.")
+@click.option(
+    "--wait",
+    type=click.IntRange(0),
+    default=60,
+    show_default=True,
+    metavar="SECONDS",
+    help="How long to wait for jobs that run.",
+)
+@json_option
+def copy(source: str, target: str, wait: int, as_json: bool) -> None:
+    """Move all of a store to another place, for example a file to a PostgreSQL.
+
+    Stop the engines first (`slimq stop` on each node); accepting goes on. The source refuses
+    changes from then on: point the nodes at the target, and start them again. It is all or
+    nothing: a copy that fails leaves the target empty and opens the source again.
+    """
+    places = place_of(source), place_of(target)
+    _check(places[0])
+    migrate(places[1])
+    with closing(open_end(places[0])) as there, closing(open_end(places[1])) as here:
+        content = _move(there, here, wait)
+    if as_json:
+        print_json(_document(content))
+    else:
+        _show(content)
+        print_next(f"set the store of each node to {here.shown}", "restart it, and: slimq start")
+
+
+def _check(place: Place) -> None:
+    schema = look(place)
+    place.migrations.check(schema, place.shown)
+    if schema.number == 0:
+        raise ConfigError(f"there is no store at {place.shown}")
+    if schema.number != place.migrations.latest:
+        rule = f"its schema is {schema.number}, only {place.migrations.latest} is copied"
+        raise StoreUnavailable(f"the store {place.shown} cannot be used: {rule}")
+
+
+def _move(source: End, target: End, wait_s: int) -> Content:
+    give_up = time.monotonic() + wait_s
+
+    def patience(held: int) -> bool:
+        if time.monotonic() >= give_up:
+            return False
+        click.echo(f"\r{held:,} jobs run, waiting for them ", nl=False, err=True)
+        time.sleep(POLL_S)
+        return True
+
+    with click.progressbar(
+        length=2 * source.size(), label="copy and compare", show_pos=True, file=sys.stderr
+    ) as bar:
+        return move(source, target, patience=patience, tell=bar.update)
+
+
+def _document(content: Content) -> dict[str, Any]:
+    return {
+        "rows": {table: count for table, (count, _) in content.tables.items()},
+        "sums": {table: f"{total:032x}" for table, (_, total) in content.tables.items()},
+        "jobs": _by_state(content),
+    }
+
+
+def _by_state(content: Content) -> dict[str, int]:
+    counts = dict.fromkeys(_STATES, 0)
+    for (_, kind), count in content.kinds.items():
+        counts[_STATES[KINDS.index(kind)]] += count
+    return counts
+
+
+def _show(content: Content) -> None:
+    rows = [
+        (table, content.tables[table][0], f"{content.tables[table][1]:032x}") for table in TABLES
+    ]
+    print_table(("table", "rows", "sum"), rows)
+    states = ", ".join(f"{count:,} {state}" for state, count in _by_state(content).items())
+    click.echo(f"jobs: {states}; compared on both sides")
+
+
+@command.command(name="reopen")
+@config_options
+@click.option("--yes", is_flag=True, help="Do not ask.")
+@json_option
+def reopen(yes: bool, as_json: bool, **given: Any) -> None:
+    """Let a store that was moved take changes again: the way back, or after a broken copy.
+
+    Only while no node has used the copy: all its jobs would run twice.
+    """
+    place = place_in(load_config(given))
+    _check(place)
+    with closing(open_end(place)) as end:
+        moved_to = end.closed_for()
+        if moved_to and not yes:
+            question = f"has no node used {moved_to} since? Open {place.shown} again"
+            click.confirm(question, abort=True, err=True)
+        if moved_to:
+            end.reopen()
+    if as_json:
+        print_json({"store": place.shown, "moved_to": moved_to or None})
+        return
+    click.echo(f"{place.shown} {'is open again' if moved_to else 'was open'}")

@@ -11,6 +11,8 @@ from slimq.core.setting import without_password
 from slimq.errors import ConfigError, StoreUnavailable
 from slimq.store import sqlite_schema
 from slimq.store.migrate import POSTGRES, SQLITE, Dialect, Migrations, Schema, known
+from slimq.store.moving import End
+from slimq.store.moving_sqlite import SqliteEnd
 from slimq.store.opening import Store, open_store
 from slimq.system.clock import SystemClock
 
@@ -74,6 +76,16 @@ def migrate(place: Place) -> Schema:
     finally:
         store.close()
     return look(place)
+
+
+def open_end(place: Place) -> End:
+    """Return a store as one end of a move. It must be there. Raises StoreUnavailable."""
+    if not place.url:
+        return SqliteEnd(place.path, SystemClock())
+    place.open().close()  # says what is missing when there is no driver
+    from slimq.store.moving_postgres import PostgresEnd
+
+    return PostgresEnd(place.url)
 
 
 def _look_at_file(place: Place) -> Schema:

@@ -35,7 +35,7 @@ FOR UPDATE SKIP LOCKED
 _OF_NODE = (
     "WHERE lock <> '' AND lock = %s ORDER BY dt, lock, seq LIMIT %s::int FOR UPDATE SKIP LOCKED"
 )
-_SLOTS = r"""
+SLOTS = r"""
 SELECT substring(c.relname FROM '^done_(\d+)$')::int, greatest(c.reltuples, 0)::bigint
 FROM pg_inherits AS i JOIN pg_class AS c ON c.oid = i.inhrelid
 WHERE i.inhparent = 'slimq.done'::regclass AND c.relname ~ '^done_\d+$' ORDER BY 1
@@ -60,7 +60,7 @@ _OUTPUTS_IN = "SELECT output_id FROM {0} WHERE output_id IS NOT NULL"
 _RUNS_OF = """
 DELETE FROM slimq.run USING {0} AS d WHERE run.seq = d.seq RETURNING run.output_id
 """
-_MAKE_SLOT = "CREATE TABLE slimq.done_{0} PARTITION OF slimq.done FOR VALUES IN ({0})"
+MAKE_SLOT = "CREATE TABLE slimq.done_{0} PARTITION OF slimq.done FOR VALUES IN ({0})"
 _BYTES = "SELECT coalesce(sum(bytes), 0)::bigint FROM slimq.type_count"
 
 
@@ -129,9 +129,9 @@ def make_slots(link: PostgresLink, now: int) -> None:
     """Make the slots of the next days. When it cannot be done now, the next call tries
     again; what ends meanwhile goes to `done_other`."""
     wanted = {slot_of(now, OK) + step for step in range(2 * SLOTS_AHEAD)}
-    there = {slot for slot, _ in link.once(lambda tx: tx.all(_SLOTS))}
+    there = {slot for slot, _ in link.once(lambda tx: tx.all(SLOTS))}
     for slot in sorted(wanted - there):
-        _reshape(link, _MAKE_SLOT.format(slot))
+        _reshape(link, MAKE_SLOT.format(slot))
 
 
 def _reshape(link: PostgresLink, statement: str) -> None:
@@ -149,7 +149,7 @@ def _reshape(link: PostgresLink, statement: str) -> None:
 def purge(tx: Tx, keep: Keep, limit: int, shard: int) -> int:
     count = 0
     bounds = ((0, keep.ok_before), (1, keep.failed_before))
-    large = [slot for slot, jobs in tx.all(_SLOTS) if jobs > LARGE_SLOT]
+    large = [slot for slot, jobs in tx.all(SLOTS) if jobs > LARGE_SLOT]
     for odd, before in bounds:
         if count < limit:
             condition = "slot %% 2 = %s::int AND ended_at < %s::bigint AND slot <> ALL(%s::int[])"
@@ -171,7 +171,7 @@ def drop_slots(link: PostgresLink, keep: Keep, shard: int) -> int:
     """Drop slots that are past as a whole; return how many jobs went."""
     past = [
         slot
-        for slot, _ in link.once(lambda tx: tx.all(_SLOTS))
+        for slot, _ in link.once(lambda tx: tx.all(SLOTS))
         if (slot // 2 + 1) * DAY_MS <= (keep.failed_before if slot % 2 else keep.ok_before)
     ]
     return sum(link.write(lambda tx, slot=slot: _drop(tx, slot, shard)) for slot in past)  # type: ignore[misc]

@@ -162,7 +162,7 @@ class SqliteFile:
             yield db
         except apsw.Error as error:
             self._undo(error)
-            if isinstance(error, _BUGS):
+            if isinstance(error, _BUGS) and not _is_closed(error):
                 raise
             raise self._unavailable(error) from error
         except OSError as error:
@@ -212,6 +212,8 @@ class SqliteFile:
                 f"the question took longer than {self._query_ms} ms: narrow it, for example "
                 "by client, jobtype, state or time"
             )
+        if _is_closed(error):
+            return self._cannot(f"{error}".removeprefix("ConstraintError: "))
         if isinstance(error, _WAITING_HELPS):
             return self._cannot(_LOCKED, StoreLocked)
         kind = StoreFull if isinstance(error, apsw.FullError) else StoreUnavailable
@@ -295,6 +297,11 @@ def _identity(path: Path) -> tuple[int, int] | None:
     except FileNotFoundError:
         return None
     return found.st_dev, found.st_ino
+
+
+def _is_closed(error: apsw.Error) -> bool:
+    """Return whether a trigger refused it, see `moving_sqlite.py`."""
+    return bool(getattr(error, "extendedresult", 0) == apsw.SQLITE_CONSTRAINT_TRIGGER)
 
 
 def _create(path: Path) -> None:
