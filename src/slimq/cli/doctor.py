@@ -12,6 +12,7 @@ import click
 
 from slimq.cli import checkup
 from slimq.cli.checkup import Check
+from slimq.cli.checkup_database import database
 from slimq.cli.options import config_options, load_config
 from slimq.cli.output import json_option, print_json
 from slimq.config import Config
@@ -58,11 +59,17 @@ def _of_config(config: Config) -> list[Check]:
     return [
         checkup.folder(data),
         checkup.free_space(data),
-        checkup.file_system(config.store_path, _MOUNTS.read_text() if _MOUNTS.exists() else ""),
         checkup.fsync(data),
         checkup.journal(config.journal_path),
-        checkup.store(config.store_path),
+        *_of_store(config),
         checkup.port(config.server.host, config.server.port),
         checkup.descriptors(open_files),
         checkup.clock(data, SystemClock()),
     ]
+
+
+def _of_store(config: Config) -> list[Check]:
+    if config.store.url:
+        return database(config.store.url)
+    mounts = _MOUNTS.read_text() if _MOUNTS.exists() else ""
+    return [checkup.file_system(config.store_path, mounts), checkup.store(config.store_path)]
