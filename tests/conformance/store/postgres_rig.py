@@ -25,7 +25,7 @@ class PostgresRig:
 
     def __init__(self, server: Server, clock: FakeClock) -> None:
         self._server = server
-        self._clock = clock
+        self.clock = clock
         self._start = clock.wall - clock.boot
         self._name = f"rig_{next(_numbers)}"
         self.url = server.create_database(self._name, template=_template(server))
@@ -34,15 +34,15 @@ class PostgresRig:
         clock.watchers.append(self._tell)
 
     def store(self, floors: Floors | None = None) -> PostgresStore:
-        return PostgresStore(self.url, clock=self._clock, floors=floors)
+        return PostgresStore(self.url, clock=self.clock, floors=floors)
 
     def close(self) -> None:
-        self._clock.watchers.remove(self._tell)
+        self.clock.watchers.remove(self._tell)
         self.db.close()
         self._server.drop_database(self._name)
 
     def _tell(self) -> None:
-        now = self._start + self._clock.boot
+        now = self._start + self.clock.boot
         self.db.execute("UPDATE public.told_clock SET ms = %s", (now,))
 
 
