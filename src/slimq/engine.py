@@ -6,6 +6,7 @@ accepting, and what ran is finished later.
 
 from __future__ import annotations
 
+import re
 import threading
 from collections import Counter, deque
 from collections.abc import Callable
@@ -20,7 +21,8 @@ from slimq.janitor import Janitor
 from slimq.journal.record import Position
 from slimq.runner.flight import Flight, first_ids
 from slimq.scheduler import Scheduler
-from slimq.store.base import EngineStore, StoreFull
+from slimq.store.base import EngineStore, StoreFacts, StoreFull
+from slimq.system.chance import Chance
 from slimq.system.clock import Clock
 from slimq.system.log import EventLog
 
@@ -30,7 +32,8 @@ SCAN_PAGE_S = 0.05  # between the pages of one look, when there is nothing else 
 SAFE_EVERY_MS = 30_000
 GATHER_MS = 5  # after a small ingest: what comes meanwhile goes into one transaction
 GATHER_JOBS = 1_000  # and this is no small one
-PAUSE_MIN_S, PAUSE_MAX_S = 0.1, 2.0
+PAUSE_MIN_S, PAUSE_MAX_S = 0.1, 2.0  # up to twice as long, by chance: nodes come back one by one
+FACTS_MS = 15_000
 COUNTERS = ("ingested", "purged", "freed", "leases_lost", "stale_completions")
 
 
@@ -39,6 +42,7 @@ class Facts(NamedTuple):
     longest has been due, as far as this node knows; up to a second old."""
 
     store_error: str | None
+    store: StoreFacts | None
     oldest_waiting_ms: int
     running_batches: int
     running_jobs: int
@@ -58,6 +62,7 @@ class Engine:
         *,
         store: EngineStore,
         clock: Clock,
+        chance: Chance,
         ingester: Ingester,
         scheduler: Scheduler,
         dispatcher: Dispatcher,
@@ -73,7 +78,7 @@ class Engine:
     ) -> None:
         self._store, self._ingester, self._scheduler = store, ingester, scheduler
         self._dispatcher, self._finisher, self._janitor = dispatcher, finisher, janitor
-        self._clock = clock
+        self._clock, self._chance = clock, chance
         self._log = log
         self._former = former
         self._moved, self._safe, self._freed_former = moved, safe, freed_former
@@ -90,6 +95,8 @@ class Engine:
         self._oldest_waiting_ms = 0
         self._damaged_pieces = 0
         self.store_error: str | None = None
+        self._store_facts: StoreFacts | None = None
+        self._facts_at = 0  # boot time
         self.stopped = False
         self._draining = False
         self.holds = threading.Event()  # it drains, and no step that could start runs is left
@@ -137,6 +144,7 @@ class Engine:
     def facts(self) -> Facts:
         return Facts(
             self.store_error,
+            self._store_facts,
             self._oldest_waiting_ms,
             len(self._dispatcher.flights),
             self._dispatcher.running_jobs,
@@ -156,6 +164,8 @@ class Engine:
                 self.holds.set()
             try:
                 busy = self.step()
+                if self.store_error is not None:
+                    self._log.info("store.available")
                 self.store_error, pause, self._retry_at = None, PAUSE_MIN_S, 0
                 if not busy:
                     self._wake.wait(self._patience())
@@ -165,8 +175,9 @@ class Engine:
                 self.store_error = error.detail
                 if isinstance(error, StoreFull):
                     self._ingester.make_room()
-                self._retry_at = self._clock.boot_ms() + int(pause * 1000)
-                self._wake.wait(pause)
+                wait = pause * (1 + self._chance.uniform())
+                self._facts_at, self._retry_at = 0, self._clock.boot_ms() + int(wait * 1000)
+                self._wake.wait(wait)
                 pause = min(pause * 2, PAUSE_MAX_S)
         self._last_step()
 
@@ -189,6 +200,7 @@ class Engine:
         started = 0
         if not self.stopped and not self._draining:
             started = self._dispatcher.step()
+        self._ask_facts()
         self._keep_safe()
         if failure is not None:
             raise failure
@@ -220,6 +232,18 @@ class Engine:
             control = self._store.control()
             self._scheduler.set_control(control, self._store.now())
             self._control_version = control.version
+
+    def _ask_facts(self) -> None:
+        """Let the store say how it is; log what is new among its warnings."""
+        boot = self._clock.boot_ms()
+        if boot < self._facts_at:
+            return
+        facts = self._store.facts()
+        known = self._store_facts.warnings if self._store_facts else []
+        for warning in facts.warnings:
+            if _subject(warning) not in map(_subject, known):
+                self._log.warning("store.warning", reason=warning)
+        self._store_facts, self._facts_at = facts, boot + FACTS_MS
 
     def _renew(self) -> None:
         renew_now, self._renew_now = self._renew_now, False  # it stays due when the store fails
@@ -341,3 +365,8 @@ class Engine:
         if next_at is None or self.stopped or self._draining:
             return SCAN_S
         return min(SCAN_S, max(0.001, (next_at - self._store.now()) / 1000))
+
+
+def _subject(warning: str) -> str:
+    """Return a warning without its figures, which change."""
+    return re.sub(r"[0-9.,]+", "", warning)

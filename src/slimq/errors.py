@@ -166,10 +166,14 @@ class OperatorError(SlimqError):
 
 
 class StoreUnavailable(OperatorError):
-    """The store cannot be read or written now. Accepting goes on."""
+    """The store cannot be read or written now. Accepting goes on.
+
+    `heals` is False where waiting will not do, such as for a wrong password.
+    """
 
     slug = "store-unavailable"
     title = "The store cannot be used now"
+    heals = True
 
 
 class StoreTooNew(StoreUnavailable):
@@ -237,6 +241,13 @@ class FolderUnusable(StartError):
 class PortInUse(StartError):
     slug = "port-in-use"
     exit_code = 5
+
+
+class StoreRefused(StartError):
+    """The store cannot be used, and waiting will not heal that."""
+
+    slug = "store-refused"
+    exit_code = 8
 
 
 class Unreachable(StartError):

@@ -30,6 +30,7 @@ from slimq.api.keys_pending import PendingKeys
 from slimq.api.server import Server
 from slimq.api.turn import Turn
 from slimq.api.waiting import JobWatch, SafeWatch
+from slimq.asking import Asker
 from slimq.config import ACCEPT, RUN, Config
 from slimq.core.handler import Handler
 from slimq.core.jobid import Minter, make_sysid
@@ -63,6 +64,7 @@ from slimq.system.log import EventLog, frames
 from slimq.system.process import raise_open_files
 
 T = TypeVar("T")
+API_ANSWER_S = 5.0  # a caller should not wait as long as the engine does
 CHILDREN_TIMEOUT_S = 20.0  # shorter than a lease: the engine waits meanwhile
 STORED_TIMEOUT_S = 10.0
 NEWS_TIMEOUT_S = 1.0  # it may be connecting to a server that does not answer
@@ -113,8 +115,10 @@ class Node:
         self._commit = GroupCommit(self._writer, self._deliver, clock=self._clock)
         self._budget = BodyBudget(config.journal_path, disk=disk, body_max=config.accept.body_max)
         self._store = _store(config, self._clock, durable=False)
-        self._api_store = _store(config, self._clock, durable=True)
-        self._api_thread = ThreadPoolExecutor(1, "api-store")
+        self._asker = Asker(
+            _store(config, self._clock, durable=True, answer_s=API_ANSWER_S),
+            ThreadPoolExecutor(1, "api-store"),
+        )
         self._news = open_news(
             config.store.url,
             clock=self._clock,
@@ -131,6 +135,7 @@ class Node:
 
     async def serve(self, ready: Callable[[str], None]) -> int:
         self._loop = asyncio.get_running_loop()
+        self._store.check()
         self._kill_leftovers()
         self._build()
         waits = Waits(WORKERS_REASK_S) if self._seat else Waits()
@@ -199,7 +204,11 @@ class Node:
             "worker": self._config.worker,
             "started_at": self._started_at,
             "data": str(self._config.node_path),
-            "store": {"path": self._config.store_shown, "error": engine.store_error},
+            "store": {
+                "path": self._config.store_shown,
+                "error": engine.store_error,
+                **({} if engine.store is None else msgspec.structs.asdict(engine.store)),
+            },
             "journal": {
                 "error": None if refusal is None else refusal.detail,
                 "pending_bytes": self._ingester.pending_bytes(),
@@ -231,7 +240,7 @@ class Node:
         self._runners[handler.lang].check(handler)
 
     async def ask(self, question: Callable[[ControlStore], T]) -> T:
-        return await self._loop.run_in_executor(self._api_thread, question, self._api_store)
+        return await self._asker.ask(question)
 
     async def stored(self, segment: int, offset: int) -> None:
         self._engine.want_safe = True
@@ -298,6 +307,7 @@ class Node:
         self._engine = Engine(
             store=self._store,
             clock=self._clock,
+            chance=self._chance,
             ingester=self._ingester,
             scheduler=scheduler,
             dispatcher=self._dispatcher,
@@ -508,9 +518,8 @@ class Node:
             if not self._failed:  # else jobs may be leased still: the next boot takes them back
                 self._state.former.remove(self.sysid)
                 self._keep_state()
-        self._api_thread.shutdown()
+        self._asker.close()
         self._store.close()
-        self._api_store.close()
         if self._is_left_over and self._ingester.is_over(self._clock.wall_ms()):
             with suppress(OSError):  # then it is left over the next time as well
                 self._writer.retire()
@@ -525,8 +534,11 @@ class Node:
         await self._flights.idle()
 
 
-def _store(config: Config, clock: SystemClock, *, durable: bool) -> Store:
-    return open_store(config.store.url, config.store_path, clock=clock, durable=durable)
+def _store(
+    config: Config, clock: SystemClock, *, durable: bool, answer_s: float | None = None
+) -> Store:
+    url, path = config.store.url, config.store_path
+    return open_store(url, path, clock=clock, durable=durable, answer_s=answer_s)
 
 
 def replay(config: Config, since_segment: int) -> None:

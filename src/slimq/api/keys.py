@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping
 
 from slimq.api.keys_pending import Owner, PendingKeys, TypeKey
@@ -11,6 +12,7 @@ from slimq.errors import DurabilityUnmet, KeyReused, StoreUnavailable
 from slimq.store.base import KeyUse
 from slimq.system.clock import Clock
 
+KEYS_ASK_S = 2.0  # accepting does not wait for a store that is silent
 _RANK: dict[Durability, int] = {"buffered": 0, "journal": 1, "store": 2}
 
 
@@ -63,8 +65,9 @@ class KeyResolver:
         if not keys:
             return []
         try:
-            return await self._node.ask(lambda store: [store.key_use(*key) for key in keys])
-        except StoreUnavailable:
+            async with asyncio.timeout(KEYS_ASK_S):
+                return await self._node.ask(lambda store: [store.key_use(*key) for key in keys])
+        except (StoreUnavailable, TimeoutError):
             return [None] * len(keys)
 
 

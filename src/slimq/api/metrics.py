@@ -94,6 +94,19 @@ FIGURES = (
     ),
     Figure("slimq_journal_bytes", "gauge", "Size of the journal on disk", ("journal", "bytes")),
     Figure(
+        "slimq_store_dead_rows",
+        "gauge",
+        "Dead rows among the jobs that are not done, of a PostgreSQL",
+        ("store", "dead_rows"),
+    ),
+    Figure(
+        "slimq_store_oldest_snapshot_seconds",
+        "gauge",
+        "How long the oldest transaction of the database is open, of a PostgreSQL",
+        ("store", "oldest_snapshot_ms"),
+        scale=0.001,
+    ),
+    Figure(
         "slimq_oldest_waiting_seconds",
         "gauge",
         "How long the job that waits longest has been due, as far as this node knows",
@@ -113,7 +126,7 @@ FIGURES = (
         ("engine", "running_jobs"),
     ),
 )
-DERIVED = ("slimq_build_info", "slimq_engine_running", "slimq_store_up")
+DERIVED = ("slimq_build_info", "slimq_engine_running", "slimq_store_up", "slimq_store_warnings")
 METRIC_NAMES = (*(figure.name for figure in FIGURES), *DERIVED)
 
 
@@ -146,6 +159,8 @@ class NodeCollector(Collector):
         yield GaugeMetricFamily("slimq_engine_running", "1: jobs are started", running)
         up = float(not _at(status, ("store", "error")))
         yield GaugeMetricFamily("slimq_store_up", "1: the store can be used", up)
+        warnings = float(len(_at(status, ("store", "warnings")) or ()))
+        yield GaugeMetricFamily("slimq_store_warnings", "What `store.warnings` names", warnings)
         for figure in FIGURES:
             value = _at(status, figure.path)
             if value is not None:

@@ -121,7 +121,7 @@ def _store_members(store: ControlStore) -> View:
     jobs = msgspec.structs.asdict(store.totals())
     size = {name: jobs.pop(name) for name in ("types", "bytes")}
     return {
-        "store": {"up": True, "error": None, **size},
+        "store": {"up": True, "error": None, **size, **msgspec.structs.asdict(store.facts())},
         "jobs": jobs,
         "nodes": [node_view(node) for node in store.nodes()],
         "types_without_handler": _unserved(store),

@@ -48,13 +48,16 @@ def database(url: str) -> list[Check]:
 def _inside(url: str, schema: Schema) -> list[Check]:
     import psycopg
 
-    from slimq.store.postgres_link import connect, said
+    from slimq.store.postgres_link import connect
+    from slimq.store.postgres_trouble import said
 
     try:
         with connect(url) as db:
             return [_durability(db), _privileges(db, schema)]
     except psycopg.Error as error:
-        return [Check("durability", "fail", printable(said(error)), "see the log of the server")]
+        return [
+            Check("durability", "fail", printable(said(error, url)), "see the log of the server")
+        ]
 
 
 def _durability(db: psycopg.Connection[Any]) -> Check:

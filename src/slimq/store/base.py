@@ -232,11 +232,29 @@ class Load(NamedTuple):
     since: int | None
 
 
+class StoreFacts(msgspec.Struct, kw_only=True):
+    """What a store says of itself, for people. None: it has no such thing. `warnings` are what
+    an operator should look at."""
+
+    kind: str
+    version: str
+    synchronous_commit: str | None = None
+    dead_rows: int | None = None  # of the waiting and running jobs
+    oldest_snapshot_ms: int | None = None  # how long it has been open
+    warnings: list[str] = []
+
+
 class EngineStore(Protocol):
     """What the engine may do. `lock` is the sysid of the calling node."""
 
     def now(self) -> int:
         """Return the time of the store's clock; it never goes back in one process."""
+
+    def check(self) -> None:
+        """Raise StoreRefused when it cannot be used and waiting would not heal that: for the
+        start of a node. Says nothing about a store that may heal."""
+
+    def facts(self) -> StoreFacts: ...
 
     def register(self, node: Node) -> bool:
         """Reserve the sysid of a node; return False when a living node has it."""
@@ -318,6 +336,8 @@ class QuestionStore(Protocol):
 
     def now(self) -> int: ...
 
+    def facts(self) -> StoreFacts: ...
+
     def job(self, id: str) -> JobView | None:
         """Return a job with its data and runs; the id of a replayed request resolves."""
 
@@ -378,6 +398,10 @@ class ControlStore(QuestionStore, Protocol):
 
 class StoreFull(StoreUnavailable):
     """There is no room for the change. The journal's reserve may help."""
+
+
+class TooSlow(StoreUnavailable):
+    """A question took too long. The store is well: others may be answered."""
 
 
 class CursorMoved(Exception):

@@ -13,6 +13,7 @@ from typing import Concatenate, ParamSpec, TypeVar
 
 import msgspec
 
+from slimq import __version__
 from slimq.core import lifecycle
 from slimq.core.handler import Handler
 from slimq.core.job import Job
@@ -38,6 +39,7 @@ from slimq.store.base import (
     Node,
     Policy,
     Run,
+    StoreFacts,
     Totals,
     TypeView,
 )
@@ -86,6 +88,12 @@ class MemoryStore:
 
     def close(self) -> None:
         """Nothing is held."""
+
+    def check(self) -> None:
+        """It can always be used."""
+
+    def facts(self) -> StoreFacts:
+        return StoreFacts(kind="memory", version=__version__)
 
     # The engine.
 

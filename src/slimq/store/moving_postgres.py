@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 
@@ -13,8 +14,9 @@ from slimq.core.setting import without_password
 from slimq.errors import StoreUnavailable
 from slimq.store.counts import KINDS, kind_of
 from slimq.store.moving import META, TABLES, Kinds, Row, closed_text, not_empty
-from slimq.store.postgres_link import connect, said
+from slimq.store.postgres_link import connect
 from slimq.store.postgres_tend import MAKE_SLOT, SLOTS, slot_of
+from slimq.store.postgres_trouble import said
 from slimq.store.postgres_types import ROW_BYTES
 
 TRIES = 20  # to lock all tables of a store that is in use
@@ -85,8 +87,9 @@ class PostgresEnd:
 
     def __init__(self, url: str) -> None:
         self.shown = without_password(url)
+        self._url = url
         with self._guard():
-            self._db = connect(url)
+            self._db = connect(url, answer_s=math.inf)  # a checksum of all jobs takes its time
 
     def closed_for(self) -> str:
         with self._guard():
@@ -226,7 +229,7 @@ class PostgresEnd:
         try:
             yield
         except psycopg.Error as error:
-            why = f"the store {self.shown} cannot be used: {said(error)}"
+            why = f"the store {self.shown} cannot be used: {said(error, self._url)}"
             raise StoreUnavailable(why) from error
 
 

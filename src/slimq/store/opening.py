@@ -29,20 +29,25 @@ class News(Protocol):
     def end(self) -> None: ...
 
 
-def open_store(url: str, path: Path, *, clock: Clock, durable: bool) -> Store:
+def open_store(
+    url: str, path: Path, *, clock: Clock, durable: bool, answer_s: float | None = None
+) -> Store:
     """Return the store at `url`, or in the file `path` when that is empty; neither is opened
-    before it is needed. `durable`: see `SqliteStore`; a PostgreSQL always is.
+    before it is needed. `durable`: see `SqliteStore`; a PostgreSQL always is. `answer_s`: how
+    long a PostgreSQL may be silent.
 
-    Raises ConfigError when the driver is not installed.
+    Raises ConfigError when the driver is not installed, or the URL malformed.
     """
     if not url:
         return SqliteStore(path, clock=clock, durable=durable)
     try:
         from slimq.store.postgres import PostgresStore
+        from slimq.store.postgres_link import ANSWER_S, check_url
     except ImportError as error:
         need = "store.url needs the driver of PostgreSQL: pip install 'slimq[postgres]'"
         raise ConfigError(need) from error
-    return PostgresStore(url, clock=clock)
+    check_url(url)
+    return PostgresStore(url, clock=clock, answer_s=answer_s or ANSWER_S)
 
 
 def open_news(

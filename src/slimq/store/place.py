@@ -106,11 +106,13 @@ def _look_at_server(place: Place) -> Schema:
     place.open().close()  # says what is missing when there is no driver
     import psycopg
 
-    from slimq.store.postgres_link import connect, said
+    from slimq.store.postgres_link import connect
     from slimq.store.postgres_schema import check_server
+    from slimq.store.postgres_trouble import said
 
     try:
         with connect(place.url) as db:
             return check_server(db, place.shown)
     except psycopg.Error as error:
-        raise StoreUnavailable(f"the store {place.shown} cannot be used: {said(error)}") from error
+        why = said(error, place.url)
+        raise StoreUnavailable(f"the store {place.shown} cannot be used: {why}") from error

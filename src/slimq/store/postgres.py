@@ -1,6 +1,7 @@
 """The PostgreSQL store: jobs in one database, shared by nodes on any number of machines.
 
     postgres_link       the connection: opened when needed, healed by itself
+    postgres_trouble    what is wrong with it, in one line
     postgres_schema     the schema: checked, and brought up to date
     postgres_tx         a transaction, and the numbers of types
     postgres_types      the types: exact counts, and when they are due
@@ -12,6 +13,7 @@
     postgres_tend       what the janitor does
     postgres_changes    what people change
     postgres_questions  what people ask
+    postgres_facts      what it says of itself
     postgres_where      which jobs a filter means
 
 Statements run at READ COMMITTED: each sees what was committed before it, and looks again
@@ -31,6 +33,7 @@ from slimq.core.lifecycle import DONE, FREE, Lease
 from slimq.core.limits import LEASE_MS
 from slimq.store import postgres_changes as changes
 from slimq.store import postgres_claim as claims
+from slimq.store import postgres_facts
 from slimq.store import postgres_finish as finishes
 from slimq.store import postgres_ingest as ingests
 from slimq.store import postgres_questions as questions
@@ -50,12 +53,13 @@ from slimq.store.base import (
     NewJobs,
     Node,
     Policy,
+    StoreFacts,
     Totals,
     TypeView,
 )
 from slimq.store.migrate import Migrations
 from slimq.store.postgres_floor import Floors
-from slimq.store.postgres_link import QUERY_MS, PostgresLink
+from slimq.store.postgres_link import ANSWER_S, QUERY_MS, PostgresLink
 from slimq.store.postgres_tx import Tx
 from slimq.store.postgres_types import SHARDS
 from slimq.system.clock import Clock
@@ -91,10 +95,13 @@ class PostgresStore:
         *,
         clock: Clock,
         query_ms: int = QUERY_MS,
+        answer_s: float = ANSWER_S,
         floors: Floors | None = None,
         migrations: Migrations | None = None,
     ) -> None:
-        self._link = PostgresLink(url, clock, query_ms=query_ms, migrations=migrations)
+        self._link = PostgresLink(
+            url, clock, query_ms=query_ms, answer_s=answer_s, migrations=migrations
+        )
         self._clock = clock
         self._floors = floors or Floors()
         self._shard = random.randrange(SHARDS)  # noqa: S311 -- spreads writers, no secret
@@ -106,6 +113,12 @@ class PostgresStore:
 
     def close(self) -> None:
         self._link.close()
+
+    def check(self) -> None:
+        self._link.check()
+
+    def facts(self) -> StoreFacts:
+        return self._link.read(postgres_facts.facts)
 
     # The engine.
 

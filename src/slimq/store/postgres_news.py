@@ -18,9 +18,8 @@ from collections.abc import Callable
 from typing import Any, Literal
 
 import psycopg
-from psycopg import conninfo
 
-from slimq.store.postgres_link import CONNECTION
+from slimq.store.postgres_link import connect
 from slimq.system.chance import Chance
 from slimq.system.clock import Clock
 
@@ -73,11 +72,7 @@ class PostgresNews:
             pause = min(pause * 2, PAUSE_MAX_S)
 
     def _connect(self) -> psycopg.Connection[Any]:
-        given = conninfo.conninfo_to_dict(self._url)
-        settings = {name: value for name, value in CONNECTION.items() if name not in given}
-        db = psycopg.connect(self._url, autocommit=True, **settings)  # type: ignore[arg-type]
-        db.prepare_threshold = None
-        return db
+        return connect(self._url, prepare_threshold=None)
 
     def _talk(self, db: psycopg.Connection[Any]) -> None:
         """Listen and tell until the end, or until the connection breaks."""

@@ -22,6 +22,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+import apsw
 import msgspec
 
 from slimq.core.handler import Handler
@@ -48,6 +49,7 @@ from slimq.store.base import (
     NewJobs,
     Node,
     Policy,
+    StoreFacts,
     Totals,
     TypeView,
 )
@@ -95,6 +97,12 @@ class SqliteStore:
 
     def close(self) -> None:
         self._file.close()
+
+    def check(self) -> None:
+        """Whatever is wrong with a file may be put right while the node runs."""
+
+    def facts(self) -> StoreFacts:
+        return StoreFacts(kind="sqlite", version=apsw.sqlite_lib_version())
 
     # The engine.
 

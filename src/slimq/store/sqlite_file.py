@@ -17,7 +17,7 @@ import apsw
 
 from slimq.core.limits import QUERY_SECONDS_MAX
 from slimq.errors import StartError, StoreTooNew, StoreUnavailable
-from slimq.store.base import StoreFull
+from slimq.store.base import StoreFull, TooSlow
 from slimq.store.migrate import SQLITE, Migrations, Schema, known
 from slimq.store.sqlite_clock import StoreClock
 from slimq.store.sqlite_schema import look, migrate
@@ -208,7 +208,7 @@ class SqliteFile:
 
     def _unavailable(self, error: apsw.Error) -> StoreUnavailable:
         if isinstance(error, apsw.InterruptError):
-            return StoreUnavailable(
+            return TooSlow(
                 f"the question took longer than {self._query_ms} ms: narrow it, for example "
                 "by client, jobtype, state or time"
             )

@@ -14,7 +14,12 @@ from slimq.api.metrics import METRIC_NAMES
 from slimq.errors import DiskFull, JournalFailed, StoreUnavailable
 
 FACTS = {
-    "store": {"error": None},
+    "store": {
+        "error": None,
+        "dead_rows": 8,
+        "oldest_snapshot_ms": 2500,
+        "warnings": ["synchronous_commit is off"],
+    },
     "journal": {"error": None, "pending_bytes": 10, "bytes": 20, "quarantined": 1},
     "engine": {"oldest_waiting_ms": 1500, "running_batches": 2, "running_jobs": 3},
     "counters": {
@@ -200,6 +205,9 @@ def test_the_metrics_are_what_the_node_knows_in_base_units(bench: Bench):
     assert samples["slimq_jobs_finished_total{outcome=error}"] == 3
     assert samples["slimq_journal_pending_bytes"] == 10
     assert samples["slimq_oldest_waiting_seconds"] == 1.5
+    assert samples["slimq_store_dead_rows"] == 8
+    assert samples["slimq_store_oldest_snapshot_seconds"] == 2.5
+    assert samples["slimq_store_warnings"] == 1
     assert samples["slimq_leases_lost_total"] == 3
     assert samples["slimq_stale_completions_total"] == 4
     assert samples[f"slimq_build_info{{version={__version__}}}"] == 1

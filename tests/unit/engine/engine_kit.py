@@ -184,6 +184,7 @@ class Rig:
         self.engine = Engine(
             store=self.store,
             clock=self.clock,
+            chance=self.chance,
             ingester=self.ingester,
             scheduler=self.scheduler,
             dispatcher=self.dispatcher,
