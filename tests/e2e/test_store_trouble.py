@@ -28,6 +28,7 @@ import sys, apsw
 db = apsw.Connection(sys.argv[1])
 print(db.pragma("user_version"))
 db.pragma("user_version", int(sys.argv[2]))
+db.execute("UPDATE meta SET value = ? WHERE name = 'schema_least'", (int(sys.argv[2]),))
 db.close()
 """
 
@@ -71,7 +72,8 @@ def locked(store: Path) -> Iterator[None]:
 
 
 def set_version(store: Path, version: int) -> int:
-    """Set the schema version as another program would; return the old one."""
+    """Set the schema version as a newer slimq does that no older one goes on beside; return
+    the old one."""
     said = subprocess.run(
         [sys.executable, "-c", _SET_VERSION, store, str(version)],
         stdout=subprocess.PIPE,
