@@ -102,6 +102,7 @@ class Engine:
         self.holds = threading.Event()  # it drains, and no step that could start runs is left
         self.want_safe = False
         self._ended = False
+        self.holds_no_lease = False  # once it has ended
         self.look_again = False
         self._others_added = False
         self.counters: Counter[str] = Counter()
@@ -349,6 +350,7 @@ class Engine:
         try:
             while self._finish():
                 pass
+            self.holds_no_lease = True
             self._ingester.step()
             self._ingester.keep_safe()
         except OperatorError as error:  # the journal has it still, and leases end by themselves

@@ -515,7 +515,7 @@ class Node:
             await runner.close()
         with suppress(SlimqError):  # the store is down: others see it go by its lease
             self._store.leave(self.sysid)
-            if not self._failed:  # else jobs may be leased still: the next boot takes them back
+            if self._engine.holds_no_lease:  # else the next boot takes its jobs back
                 self._state.former.remove(self.sysid)
                 self._keep_state()
         self._asker.close()

@@ -342,6 +342,7 @@ def test_what_landed_at_the_end_is_recorded_and_ingested(rig: Rig) -> None:
     assert rig.counts() == (2, 0, 5, 0, 0)
     assert rig.job(id_).lock == ""
     assert rig.store.events[-1] == "barrier"
+    assert rig.engine.holds_no_lease
 
 
 def test_a_store_that_is_down_at_the_end_ends_the_engine_all_the_same(rig: Rig) -> None:
@@ -351,6 +352,7 @@ def test_a_store_that_is_down_at_the_end_ends_the_engine_all_the_same(rig: Rig) 
     rig.engine.end()
     rig.engine.run()
     assert "store.unavailable" in names_of(rig)
+    assert not rig.engine.holds_no_lease  # the next boot has to take its jobs back
 
 
 # Sysids.
