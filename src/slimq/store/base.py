@@ -1,6 +1,6 @@
 """Stage 4, store: all jobs, and who leases them.
 
-The contract that every store keeps (memory, SQLite; PostgreSQL later), as three
+The contract that every store keeps (memory, SQLite, PostgreSQL), as three
 Protocols: what the engine may do, what may be asked, what may be changed by hand. One
 class implements all three; each part gets the one it needs. Every method is one atomic
 step of the machine in `core/lifecycle.py`, and speaks in batches.
