@@ -28,6 +28,7 @@ from slimq.system.log import EventLog
 
 SCAN_S = 1.0  # other nodes may have added work, or set something
 SOON_MS = 1_000  # what is due later is found by a scan in time
+CHECK_MS = 5_000  # whether the store fell back; at once when it was away
 SCAN_PAGE_S = 0.05  # between the pages of one look, when there is nothing else to do
 SAFE_EVERY_MS = 30_000
 GATHER_MS = 5  # after a small ingest: what comes meanwhile goes into one transaction
@@ -87,7 +88,7 @@ class Engine:
         self._registered = False
         self._control_version = -1
         self._renew_now = False
-        self._scan_at = self._safe_at = 0
+        self._scan_at = self._check_at = self._safe_at = 0
         self._ingest_at = self._retry_at = 0  # boot time
         self._tell = tell
         self._gather_ms = gather_ms
@@ -177,6 +178,7 @@ class Engine:
                 if isinstance(error, StoreFull):
                     self._ingester.make_room()
                 wait = pause * (1 + self._chance.uniform())
+                self._check_at = 0
                 self._facts_at, self._retry_at = 0, self._clock.boot_ms() + int(wait * 1000)
                 self._wake.wait(wait)
                 pause = min(pause * 2, PAUSE_MAX_S)
@@ -323,8 +325,9 @@ class Engine:
         now = self._store.now()
         if now < self._scan_at:
             return
-        if not self._scan_after:
+        if not self._scan_after and now >= self._check_at:
             self._ingester.check_cursor()
+            self._check_at = now + CHECK_MS
         oldest_at = self._scheduler.oldest_at()
         self._oldest_waiting_ms = 0 if oldest_at is None else max(0, now - oldest_at)
         found = self._store.due(now + 2_000, self._scan_after, SCAN_TYPES_MAX)

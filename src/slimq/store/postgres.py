@@ -210,6 +210,8 @@ class PostgresStore:
         return count
 
     def free(self, limit: int, *, lock: str | None = None) -> Freed:
+        if lock is None and not self._link.once(tending.is_abandoned):
+            return Freed(0, 0, {})
         freed, heads = self._link.write(lambda tx: tending.free(tx, limit, lock, self._shard))
         self._lower(heads)
         return freed
@@ -221,6 +223,8 @@ class PostgresStore:
             tending.make_slots(self._link, self.now())
             dropped = tending.drop_slots(self._link, keep, self._shard)
             self._slots_at = self.now() + SLOTS_MS
+        if not self._link.once(lambda tx: tending.is_past(tx, keep)):
+            return dropped
         return dropped + self._link.write(lambda tx: tending.purge(tx, keep, limit, self._shard))
 
     def control_version(self) -> int:

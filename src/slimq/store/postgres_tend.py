@@ -81,6 +81,21 @@ WHERE alias.sysid = m.sysid AND alias.first = m.first AND alias.ingested_at < %s
 """
 
 
+_IS_ABANDONED = "SELECT EXISTS (SELECT FROM slimq.job WHERE lock <> '' AND dt <= slimq.now_ms())"
+_IS_PAST = f"""
+SELECT coalesce((SELECT sum(bytes) FROM slimq.type_count), 0) > %(bytes_max)s::bigint
+  OR EXISTS (SELECT FROM slimq.done
+    WHERE slot %% 2 = 0 AND ended_at < %(ok)s::bigint AND slot <> ALL(%(large)s::int[]))
+  OR EXISTS (SELECT FROM slimq.done
+    WHERE slot %% 2 = 1 AND ended_at < %(failed)s::bigint AND slot <> ALL(%(large)s::int[]))
+  OR EXISTS (SELECT FROM slimq.idempotency
+    WHERE ingested_at < slimq.now_ms() - {IDEMPOTENCY_WINDOW_MS})
+  OR EXISTS (SELECT FROM slimq.alias WHERE ingested_at < least(
+    %(ok)s::bigint, %(failed)s::bigint, slimq.now_ms() - {IDEMPOTENCY_WINDOW_MS}))
+  OR EXISTS (SELECT FROM slimq.node WHERE seen_at < slimq.now_ms() - {NODES_KEPT_MS})
+"""  # noqa: S608
+
+
 class Keep(NamedTuple):
     """What a purge spares; see `EngineStore.purge`."""
 
@@ -97,6 +112,11 @@ class _Past(NamedTuple):
     output_id: int | None
     size: int
     slot: int
+
+
+def is_abandoned(tx: Tx) -> bool:
+    """Whether there is something to free: one statement for what is nearly always so."""
+    return bool(tx.one(_IS_ABANDONED)[0])
 
 
 def free(tx: Tx, limit: int, lock: str | None, shard: int) -> tuple[Freed, dict[int, int]]:
@@ -146,10 +166,20 @@ def _reshape(link: PostgresLink, statement: str) -> None:
     link.write(work)
 
 
+def is_past(tx: Tx, keep: Keep) -> bool:
+    """Whether there is something to purge."""
+    bounds = {"ok": keep.ok_before, "failed": keep.failed_before, "bytes_max": keep.bytes_max}
+    return bool(tx.one(_IS_PAST, bounds | {"large": _large_slots(tx)})[0])
+
+
+def _large_slots(tx: Tx) -> list[int]:
+    return [slot for slot, jobs in tx.all(SLOTS) if jobs > LARGE_SLOT]
+
+
 def purge(tx: Tx, keep: Keep, limit: int, shard: int) -> int:
     count = 0
     bounds = ((0, keep.ok_before), (1, keep.failed_before))
-    large = [slot for slot, jobs in tx.all(SLOTS) if jobs > LARGE_SLOT]
+    large = _large_slots(tx)
     for odd, before in bounds:
         if count < limit:
             condition = "slot %% 2 = %s::int AND ended_at < %s::bigint AND slot <> ALL(%s::int[])"
