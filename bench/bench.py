@@ -42,9 +42,10 @@ class Bench:
         yield folder
 
     @contextmanager
-    def node(self) -> Iterator[Node]:
-        """Run a node of its own data."""
-        with serving(self.new_folder()) as node:
+    def node(self, store_url: str = "", folder: Path | None = None) -> Iterator[Node]:
+        """Run a node of its own data, whose store is a file beside it or has an address."""
+        settings = {"SLIMQ_STORE__URL": store_url} if store_url else {}
+        with serving(folder or self.new_folder(), settings) as node:
             yield node
 
     @contextmanager

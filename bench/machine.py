@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import platform
 import subprocess
+import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,6 +15,7 @@ from pathlib import Path
 import apsw
 
 ROOT = Path(__file__).resolve().parent.parent
+sys.path.append(str(ROOT / "examples"))  # where the PostgreSQL server is
 _NO_DISK = {"tmpfs", "ramfs", "devtmpfs"}  # fdatasync does nothing there
 
 

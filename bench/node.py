@@ -14,7 +14,7 @@ import subprocess
 import sys
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
@@ -66,13 +66,13 @@ class NodeLog:
 class Node:
     """A node that runs."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, settings: Mapping[str, str] | None = None) -> None:
         self.log = NodeLog(folder / "log")
         with (folder / "log").open("wb") as log:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "slimq", "serve"],
                 cwd=folder,
-                env=_environment(folder),
+                env=_environment(folder) | dict(settings or {}),
                 stdout=subprocess.DEVNULL,
                 stderr=log,
             )
@@ -206,10 +206,10 @@ def cpu_seconds(pid: int) -> float:
 
 
 @contextmanager
-def serving(folder: Path) -> Iterator[Node]:
-    """Run a node on an empty folder, which is made."""
-    folder.mkdir()
-    node = Node(folder)
+def serving(folder: Path, settings: Mapping[str, str] | None = None) -> Iterator[Node]:
+    """Run a node on a folder, which is made if need be. `settings` are of its environment."""
+    folder.mkdir(exist_ok=True)
+    node = Node(folder, settings)
     try:
         yield node
     finally:

@@ -45,14 +45,14 @@ def drain_backlog(bench: Bench) -> Result:
     runs = bench.runs(RUNS)
     with bench.node() as small, bench.node() as large, bench.receiver() as receiver:
         for node in (small, large):
-            _prepare(node, receiver)
+            prepare(node, receiver)
         tell(f"filling up to {many:,}")
-        _fill(large, many)
+        fill(large, many)
         pairs = []
         for _ in range(runs):
-            _fill(small, few)
-            pairs.append((_drain(small, few), _drain(large, few)))
-        steady = _drain(large, bench.jobs(POST))
+            fill(small, few)
+            pairs.append((drain(small, few), drain(large, few)))
+        steady = drain(large, bench.jobs(POST))
     tell("the same with bare apsw")
     with bench.limits_folder() as folder:
         bare = _bare_drain(folder, few, many)
@@ -64,9 +64,9 @@ def drain_backlog(bench: Bench) -> Result:
         [Limit(100 * bare, "the same comparison by bare apsw")],
         samples,
         [
-            *_figures(of_few, "10,000 of 10,000"),
-            *_figures(of_many, "10,000 of 1,000,000"),
-            *_figures([steady], "100,000 of 1,000,000 (one run)"),
+            *figures(of_few, "10,000 of 10,000"),
+            *figures(of_many, "10,000 of 1,000,000"),
+            *figures([steady], "100,000 of 1,000,000 (one run)"),
         ],
     )
 
@@ -84,13 +84,13 @@ def types_10000(bench: Bench) -> Result:
     count, types = bench.jobs(100_000), bench.jobs(TYPES)
     with bench.node() as alone, bench.node() as beside, bench.receiver() as receiver:
         for node in (alone, beside):
-            _prepare(node, receiver)
+            prepare(node, receiver)
         _spread(beside, [f"client{n % 100}/other{n // 100}" for n in range(types)], 1)
         pairs = []
         for _ in range(bench.runs(TYPE_RUNS)):
             for node in (alone, beside):
-                _fill(node, count)
-            pairs.append((_drain(alone, count), _drain(beside, count)))
+                fill(node, count)
+            pairs.append((drain(alone, count), drain(beside, count)))
         beside.start()
         starts = start_times(beside, receiver, bench.runs(50))
         many = _drain_types(alone, receiver, types, 10, batch_size=100)
@@ -106,22 +106,22 @@ def types_10000(bench: Bench) -> Result:
         [Limit(bare, "the same comparison by bare apsw")],
         samples,
         [
-            *_figures(of_one, "one type alone"),
-            *_figures(of_many, "beside 10,000 others"),
+            *figures(of_one, "one type alone"),
+            *figures(of_many, "beside 10,000 others"),
             Figure(percentile(starts, 50), "ms", name="start_beside_them_p50_ms"),
-            *_figures([many], "10,000 types with 10 jobs each (one run)"),
-            *_figures([each], "10,000 types with 1 job each, one by one (one run)"),
-            *_figures([one], "1 type with 10,000 jobs, one by one (one run)"),
+            *figures([many], "10,000 types with 10 jobs each (one run)"),
+            *figures([each], "10,000 types with 1 job each, one by one (one run)"),
+            *figures([one], "1 type with 10,000 jobs, one by one (one run)"),
         ],
     )
 
 
-def _prepare(node: Node, receiver: Receiver) -> None:
+def prepare(node: Node, receiver: Receiver) -> None:
     node.put("drain", "http", receiver.url("/batch"), **IN_FLIGHT)
     node.stop()
 
 
-def _fill(node: Node, count: int, jobtype: str = "drain") -> None:
+def fill(node: Node, count: int, jobtype: str = "drain") -> None:
     """Add so many jobs, and wait until all are in the store."""
     waiting = node.type(jobtype)["waiting"]
     for start in range(0, count, POST):
@@ -130,7 +130,7 @@ def _fill(node: Node, count: int, jobtype: str = "drain") -> None:
     node.await_type(jobtype, "waiting", waiting + count)
 
 
-def _drain(node: Node, count: int) -> Drained:
+def drain(node: Node, count: int) -> Drained:
     """Start the engine until `count` jobs are done, then stop it."""
     cpu, ran = node.cpu_seconds(), node.finished()
     start = node.start()
@@ -141,7 +141,7 @@ def _drain(node: Node, count: int) -> Drained:
     return Drained(rate, 1e6 * cpu / ran)
 
 
-def _figures(drained: Sequence[Drained], name: str) -> list[Figure]:
+def figures(drained: Sequence[Drained], name: str) -> list[Figure]:
     return [
         Figure(median([each.rate for each in drained]), "jobs/s", name=name),
         Figure(median([each.cpu_us for each in drained]), "µs", name=f"node CPU, {name}"),
@@ -163,13 +163,13 @@ def _drain_types(node: Node, receiver: Receiver, types: int, each: int, batch_si
     path = "/batch" if batch_size > 1 else "/single"
     node.put(jobtype, "http", receiver.url(path), batch_size=batch_size)
     _spread(node, [f"client{n}/{jobtype}" for n in range(types)], each)
-    return _drain(node, types * each)
+    return drain(node, types * each)
 
 
 def _drain_one_by_one(node: Node, receiver: Receiver, count: int) -> Drained:
     node.put("single", "http", receiver.url("/single"))
-    _fill(node, count, "single")
-    return _drain(node, count)
+    fill(node, count, "single")
+    return drain(node, count)
 
 
 def _bare_drain(folder: Path, few: int, many: int) -> float:

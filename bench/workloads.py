@@ -6,6 +6,14 @@ from collections.abc import Callable
 
 from accepting import accept_32, accept_bulk
 from bench import Bench
+from postgres import (
+    postgres_backlog,
+    postgres_bloat,
+    postgres_drain,
+    postgres_idle,
+    postgres_ingest,
+    postgres_takeover,
+)
 from resting import idle, start_latency
 from result import Result
 from running import exec_batch, http_batch100, http_single
@@ -25,5 +33,11 @@ WORKLOADS: dict[str, Workload] = {
         drain_backlog,
         types_10000,
         idle,
+        postgres_ingest,
+        postgres_drain,
+        postgres_backlog,
+        postgres_bloat,
+        postgres_takeover,
+        postgres_idle,
     )
 }
