@@ -28,7 +28,7 @@ from slimq.system.log import EventLog
 
 SCAN_S = 1.0  # other nodes may have added work, or set something
 SOON_MS = 1_000  # what is due later is found by a scan in time
-CHECK_MS = 5_000  # whether the store fell back; at once when it was away
+CHECK_MS = 10_000  # whether the store fell back; at once when it was away
 SCAN_PAGE_S = 0.05  # between the pages of one look, when there is nothing else to do
 SAFE_EVERY_MS = 30_000
 GATHER_MS = 5  # after a small ingest: what comes meanwhile goes into one transaction

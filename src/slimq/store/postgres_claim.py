@@ -105,7 +105,8 @@ hinted AS (
     THEN least(next.at, (SELECT now FROM clock) + {LOOK_AGAIN_MS}) ELSE next.at END
   FROM next
   WHERE type_id = %(type_id)s::int AND NOT EXISTS (SELECT FROM wait)
-    AND (next.at IS NULL OR next.at > (SELECT now FROM clock)) AND next_dt IS NOT NULL AND (next_dt <= (SELECT now FROM clock) OR next.at IS NULL))
+    AND (next.at IS NULL OR next.at > (SELECT now FROM clock))
+    AND next_dt IS NOT NULL AND (next_dt <= (SELECT now FROM clock) OR next.at IS NULL))
 SELECT at, (SELECT now FROM clock), dt, seq, ARRAY(SELECT seq FROM fits), NULL::bigint, NULL::text,
   NULL::int, NULL::int, NULL::int, NULL::bigint, NULL::bytea, NULL::text
 FROM next CROSS JOIN last
