@@ -22,6 +22,7 @@ from slimq.store.base import Cursor
 from slimq.store.migrate import DIALECTS, POSTGRES, Migrations, Schema, known, read_script
 from slimq.store.place import Place, look
 from slimq.store.postgres import PostgresStore
+from slimq.store.postgres_link import REST_MS
 from slimq.store.sqlite import SqliteStore
 
 COLUMN = "ALTER TABLE {slimq}job ADD COLUMN colour TEXT;\n"
@@ -99,6 +100,7 @@ def test_a_change_that_locks_the_older_slimq_out_waits_until_its_nodes_are_gone(
         assert look(home.place).number == home.latest
         old.beat(node())  # it works on
         old.leave(NODE)
+        home.clock.advance(REST_MS)
         assert new.totals().types == 0
         assert look(home.place).least == home.latest + 1
 
@@ -196,12 +198,14 @@ def limited(postgres: Server, database: str) -> Iterator[str]:
 
 
 def test_missing_privileges_are_one_line_that_names_the_way_out(limited: str, database: str):
-    with closing(PostgresStore(limited, clock=FakeClock())) as store:
+    clock = FakeClock()
+    with closing(PostgresStore(limited, clock=clock)) as store:
         with pytest.raises(StoreUnavailable, match=r"permission denied .*slimq db sql") as refusal:
             store.totals()
         assert "\n" not in refusal.value.detail
         Home(Place(database), FakeClock()).execute(known(POSTGRES).text(Schema(), owner="limited"))
         assert look(Place(limited)) == Schema(known(POSTGRES).latest, 1, True, "limited")
+        clock.advance(REST_MS)
         store.register(node())  # makes partitions, too
         store.ingest(JOURNAL, Cursor(), Cursor(1), [])
 
