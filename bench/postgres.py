@@ -16,6 +16,7 @@ from bench import Bench, in_turns, tell
 from load import lines
 from machine import ROOT
 from node import Node, cpu_seconds, wait_until
+from peers import drained_by_peers
 from postgres_limits import Bare
 from postgres_server import PostgresServer
 from result import Figure, Limit, Result, of_runs
@@ -139,7 +140,8 @@ def postgres_drain(bench: Bench) -> Result:
     One node, and four nodes of another database of the same server, in turns. Each node claims,
     runs and finishes by itself; all share the cores with the server. The limit is a claim and
     delete of the same rows in batches of 1,000 by one connection, with nothing kept of them.
-    `server CPU` is the processor time of the sessions of the nodes for one job.
+    `server CPU` is the processor time of the sessions of the nodes for one job. Also shown: other
+    queues, which run jobs that do nothing inside of one process, on the same server.
     """
     count = bench.jobs(JOBS)
     cpu: list[float] = []
@@ -168,6 +170,7 @@ def postgres_drain(bench: Bench) -> Result:
         samples, of_four, limit = in_turns(
             bench.runs(RUNS), lambda: run(one), lambda: run(four), bare
         )
+        peers = drained_by_peers(bench, server) if bench.scale >= 1 else []
     return Result(
         "postgres_drain",
         of_runs(samples, "jobs/s", 40_000),
@@ -177,6 +180,7 @@ def postgres_drain(bench: Bench) -> Result:
             Figure(median(of_four), "jobs/s", 40_000, name="four nodes"),
             Figure(median(cpu[::2]), "µs", name="server CPU, one node"),
             Figure(median(cpu[1::2]), "µs", name="server CPU, four nodes"),
+            *peers,
         ],
     )
 
@@ -261,33 +265,29 @@ def postgres_takeover(bench: Bench) -> Result:
     when it has started until all of them wait again. The limit is 0: nothing could be quicker.
     """
     count = bench.jobs(LEASES)
-    samples: list[float] = []
-    folder = bench.new_folder()
     with a_server(bench) as server:
-        url = server.create_database("takeover")
-        for _ in range(bench.runs(RUNS)):
-            with bench.node(url, folder) as node:
-                node.put("sleep", "exec", ["sleep", "600"], batch_size=count)
-                if not samples:
-                    node.add("sleep", lines(count))
-                node.await_type("sleep", "running", count)
-                node.call("POST", "/stop")  # kept by the next start: it runs nothing
-                node.process.send_signal(signal.SIGKILL)
-                node.process.wait()
-            with bench.node(url, folder) as node, closing(Cluster(server, url, [node]).db) as db:
-                start = time.perf_counter()
-                _await_none_running(db)
-                samples.append(time.perf_counter() - start)
-                node.call("POST", "/start")
-                node.await_type("sleep", "running", count)
-                node.process.send_signal(signal.SIGKILL)
-                node.process.wait()
+        samples = [_takeover(bench, server, count) for _ in range(bench.runs(RUNS))]
     return Result(
         "postgres_takeover",
         of_runs(samples, "s for 10,000 leases", 1, lower=True),
         [Limit(0.0, "nothing")],
         samples,
     )
+
+
+def _takeover(bench: Bench, server: PostgresServer, count: int) -> float:
+    url, folder = server.create_database(f"bench_{next(_numbers)}"), bench.new_folder()
+    with bench.node(url, folder) as node:
+        node.put("sleep", "exec", ["sleep", "600"], batch_size=count)
+        node.add("sleep", lines(count))
+        node.await_type("sleep", "running", count)
+        node.call("POST", "/stop")  # also for the next start: it runs nothing
+        node.process.send_signal(signal.SIGKILL)
+        node.process.wait()
+    with bench.node(url, folder), closing(psycopg.connect(url, autocommit=True)) as db:
+        start = time.perf_counter()
+        _await_none_running(db)
+        return time.perf_counter() - start
 
 
 def _await_none_running(db: psycopg.Connection) -> None:
