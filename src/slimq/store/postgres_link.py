@@ -319,9 +319,14 @@ class PostgresLink:
         if (forbidden := db.execute(_FORBIDDEN).fetchone()) is not None:
             user, table = forbidden
             raise self._lasting(f"{user} lacks privileges on slimq.{table}: it should be the owner")
-        row = db.execute("SELECT slimq.now_ms()").fetchone()
+        row = db.execute("SELECT slimq.now_ms(), pg_backend_pid()").fetchone()
         assert row is not None, "a function has a value"
-        self.heard(int(row[0]))
+        now, pid = row
+        self.heard(int(now))
+        if pid != db.info.backend_pid:
+            # A pooler is between. In the session of another, the name of our prepared
+            # statement may be that of his.
+            db.prepare_threshold = None
 
     def _lasting(self, why: str) -> StoreUnavailable:
         refusal = self._cannot(why)

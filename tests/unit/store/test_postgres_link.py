@@ -99,7 +99,7 @@ def test_a_user_who_may_not_use_the_schema_of_another_is_named(
     postgres.create_user("reader")
     url = database.replace("//postgres@", "//reader@")
     assert "permission denied for schema slimq" in refusal_of(url)
-    name = database.rpartition("/")[2]
+    name = name_of(database)
     postgres.execute("GRANT USAGE ON SCHEMA slimq TO reader", database=name)
     postgres.execute("GRANT SELECT ON ALL TABLES IN SCHEMA slimq TO reader", database=name)
     assert "reader lacks privileges on slimq." in refusal_of(url)
@@ -112,7 +112,7 @@ def test_a_user_who_may_not_use_the_schema_of_another_is_named(
 
 
 def test_a_schema_of_another_program_is_left_alone(postgres: Server, database: str) -> None:
-    name = database.rpartition("/")[2]
+    name = name_of(database)
     postgres.execute("CREATE SCHEMA slimq; CREATE TABLE slimq.theirs ()", database=name)
     assert "belongs to another program" in refusal_of(database)
 
@@ -120,7 +120,7 @@ def test_a_schema_of_another_program_is_left_alone(postgres: Server, database: s
 def test_a_schema_of_a_newer_slimq_is_left_alone_and_used_when_it_fits(
     postgres: Server, database: str
 ) -> None:
-    name = database.rpartition("/")[2]
+    name = name_of(database)
     with store_at(database) as store:
         store.now()
     raised = "UPDATE slimq.meta SET value = value + %s WHERE name IN ('schema', 'schema_least')"
@@ -273,7 +273,7 @@ def test_a_schema_that_is_dropped_under_way_is_trouble_and_no_bug(
 ) -> None:
     with closing(PostgresStore(database, clock=(clock := FakeClock()))) as store:
         store.totals()
-        postgres.execute("DROP SCHEMA slimq CASCADE", database=database.rpartition("/")[2])
+        postgres.execute("DROP SCHEMA slimq CASCADE", database=name_of(database))
         with pytest.raises(StoreUnavailable, match=r"slimq\.\w+"):
             store.totals()
         clock.advance(REST_MS)
@@ -296,6 +296,28 @@ def test_an_old_pgbouncer_that_gives_each_transaction_another_session_is_served(
         store.totals()
 
 
+def test_behind_a_pooler_nobody_runs_the_prepared_statement_of_another(
+    make_pgbouncer: MakePgBouncer, postgres: Server, database: str
+) -> None:
+    """Each connection numbers its statements by itself. Of two sessions, a holder takes the
+    one or the other, so that two stores prepare theirs in different ones, and then meet."""
+    pooler = make_pgbouncer(postgres, size=2)
+    url = database.replace(f":{postgres.port}/", f":{pooler.port}/")
+    with store_at(url) as one, store_at(url) as other, psycopg.connect(url) as first:
+        one.now()
+        other.now()
+        first.execute("SELECT 1")
+        for _ in range(5):
+            assert one.cursor("a journal") == (0, 0, 0, 0)
+        with psycopg.connect(url) as second:
+            second.execute("SELECT 1")
+            first.rollback()
+            for _ in range(5):
+                assert other.key_use("main/x", "a key") is None
+            for _ in range(5):
+                assert one.cursor("a journal") == (0, 0, 0, 0)
+
+
 # What it says of itself.
 
 
@@ -312,7 +334,7 @@ def test_what_may_lose_commits_is_noticed(make_postgres: MakeServer) -> None:
 def test_the_oldest_snapshot_is_that_of_the_database(postgres: Server, database: str) -> None:
     with store_at(database) as store:
         assert store.facts().oldest_snapshot_ms == 0
-        with postgres.connect(database.rpartition("/")[2]) as other:
+        with postgres.connect(name_of(database)) as other:
             other.execute("BEGIN ISOLATION LEVEL REPEATABLE READ")
             other.execute("SELECT 1")
             wait_until(lambda: (store.facts().oldest_snapshot_ms or 0) >= 100, "it gets older")
@@ -328,6 +350,10 @@ def test_an_old_snapshot_and_many_dead_rows_are_warned_of() -> None:
     assert warnings("on", "on", 1_000_000, 0) == [
         "1,000,000 dead rows in slimq.job: let autovacuum run more often"
     ]
+
+
+def name_of(url: str) -> str:
+    return url.rpartition("/")[2]
 
 
 def _connects(url: str, held: list[psycopg.Connection]) -> bool:
