@@ -75,6 +75,14 @@ class Dispatcher:
         """Give back the jobs of a flight that was killed."""
         self._store.release(self._sysid, _leases(flight))
 
+    def give_back_unknown(self) -> int:
+        """Release what the store says that this node holds, and it does not: the answer to a
+        claim got lost, or the store fell back behind the end of a run. Return how many."""
+        known = {job.id for flight in self.flights for job in flight.batch.jobs}
+        known.update(lease.id for lease in self._surplus)
+        unknown = {each for each in self._store.leases(self._sysid) if each.id not in known}
+        return self._store.release(self._sysid, sorted(unknown)) if unknown else 0
+
     def _claim(self, pick: Pick) -> int:
         options = pick.handler.options
         limit = min(pick.batches * pick.batch_size, CLAIM_MAX)

@@ -12,7 +12,7 @@ from collections import Counter, deque
 from collections.abc import Callable
 from typing import Literal, NamedTuple
 
-from slimq.core.limits import SCAN_TYPES_MAX
+from slimq.core.limits import LEASE_MS, SCAN_TYPES_MAX
 from slimq.dispatch import Dispatcher
 from slimq.errors import DiskFull, JournalFailed, OperatorError, StoreUnavailable
 from slimq.finish import Finisher
@@ -35,6 +35,7 @@ GATHER_MS = 5  # after a small ingest: what comes meanwhile goes into one transa
 GATHER_JOBS = 1_000  # and this is no small one
 PAUSE_MIN_S, PAUSE_MAX_S = 0.1, 2.0  # up to twice as long, by chance: nodes come back one by one
 FACTS_MS = 15_000
+DOUBT_EVERY_MS = 3_000
 COUNTERS = ("ingested", "purged", "freed", "leases_lost", "stale_completions")
 
 
@@ -98,6 +99,7 @@ class Engine:
         self.store_error: str | None = None
         self._store_facts: StoreFacts | None = None
         self._facts_at = 0  # boot time
+        self._doubt_at = self._doubt_until = 0  # boot time
         self.stopped = False
         self._draining = False
         self.holds = threading.Event()  # it drains, and no step that could start runs is left
@@ -175,6 +177,8 @@ class Engine:
                 if self.store_error is None:
                     self._log.error("store.unavailable", reason=error.detail)
                 self.store_error = error.detail
+                if isinstance(error, StoreUnavailable):
+                    self._doubt_at, self._doubt_until = 0, self._clock.boot_ms() + LEASE_MS
                 if isinstance(error, StoreFull):
                     self._ingester.make_room()
                 wait = pause * (1 + self._chance.uniform())
@@ -192,6 +196,7 @@ class Engine:
         self._look_again()
         self._set_control()
         landed = self._finish()  # before ingest: it must not wait for a journal that fails
+        self._give_back_unknown()
         self._renew()
         ingested, failure = False, None
         try:
@@ -247,6 +252,18 @@ class Engine:
             if _subject(warning) not in map(_subject, known):
                 self._log.warning("store.warning", reason=warning)
         self._store_facts, self._facts_at = facts, boot + FACTS_MS
+
+    def _give_back_unknown(self) -> None:
+        """After the store could not be used, its leases may be others than those that this
+        node knows, for as long as an old transaction may still come to its end."""
+        boot = self._clock.boot_ms()
+        if not self._doubt_at <= boot < self._doubt_until:
+            return
+        count = self._dispatcher.give_back_unknown()
+        self._doubt_at = boot + DOUBT_EVERY_MS
+        if count:
+            self._scan_at = 0
+            self._log.warning("jobs.released", count=count)
 
     def _renew(self) -> None:
         renew_now, self._renew_now = self._renew_now, False  # it stays due when the store fails

@@ -316,6 +316,9 @@ class EngineStore(Protocol):
     def release(self, lock: str, leases: Sequence[Lease]) -> int:
         """Give back jobs that were not started, each to its place in line."""
 
+    def leases(self, lock: str) -> set[Lease]:
+        """Return all leases of a node, also those that are over."""
+
     def free(self, limit: int, *, lock: str | None = None) -> Freed:
         """Take back up to `limit` abandoned jobs; with `lock`, all jobs of that dead node."""
 

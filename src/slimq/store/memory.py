@@ -238,6 +238,11 @@ class MemoryStore:
                 yield row
 
     @_alone
+    def leases(self, lock: str) -> set[Lease]:
+        rows = self._jobs.running.values()
+        return {Lease(row.id, row.attempt) for row in rows if row.lock == lock}
+
+    @_alone
     def free(self, limit: int, *, lock: str | None = None) -> Freed:
         now = self.now()
         found = [

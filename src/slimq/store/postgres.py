@@ -209,6 +209,9 @@ class PostgresStore:
         self._lower(heads)
         return count
 
+    def leases(self, lock: str) -> set[Lease]:
+        return self._link.once(lambda tx: claims.leases(tx, lock))
+
     def free(self, limit: int, *, lock: str | None = None) -> Freed:
         if lock is None and not self._link.once(tending.is_abandoned):
             return Freed(0, 0, {})

@@ -252,4 +252,9 @@ def release(tx: Tx, lock: str, leases: Sequence[Lease], shard: int) -> tuple[int
     return len(rows), write_marks(tx, rows, shard)
 
 
+def leases(tx: Tx, lock: str) -> set[Lease]:
+    query = "SELECT id, attempt FROM slimq.job WHERE lock <> '' AND lock = %s"
+    return {Lease(*row) for row in tx.all(query, (lock,))}
+
+
 assert START == (0, 0), "what no place in line is before"

@@ -178,6 +178,10 @@ class SqliteStore:
         with self._file.write() as tx:
             return claims.release(tx, lock, leases)
 
+    def leases(self, lock: str) -> set[Lease]:
+        with self._file.read() as tx:
+            return claims.leases(tx.db, lock)
+
     def free(self, limit: int, *, lock: str | None = None) -> Freed:
         with self._file.write() as tx:
             return tending.free(tx, limit, lock)

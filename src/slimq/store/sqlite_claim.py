@@ -171,4 +171,9 @@ def release(tx: Write, lock: str, leases: Sequence[Lease]) -> int:
     return len(rows)
 
 
+def leases(db: apsw.Connection, lock: str) -> set[Lease]:
+    query = "SELECT id, attempt FROM job WHERE lock <> '' AND lock <> '__done' AND lock = ?"
+    return {Lease(*row) for row in db.execute(query, (lock,))}
+
+
 assert (DONE, FREE) == ("__done", ""), "the statements spell them out"

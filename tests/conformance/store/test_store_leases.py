@@ -380,6 +380,20 @@ def test_finishing_nothing_is_nothing(yard: Yard):
     assert yard.store.release(NODE, []) == 0
 
 
+def test_the_leases_of_a_node_are_its_own_whether_they_are_over_or_not(yard: Yard):
+    yard.add(count=4)
+    first, second = yard.claim(limit=2)
+    (of_other,) = yard.claim(limit=1, lock=OTHER)
+    assert yard.store.leases(NODE) == {lease_of(first), lease_of(second)}
+    yard.clock.advance(LEASE_MS)
+    assert yard.other.leases(NODE) == {lease_of(first), lease_of(second)}
+    yard.finish([first], 200)
+    assert yard.store.leases(NODE) == {lease_of(second)}
+    assert yard.store.leases(OTHER) == {lease_of(of_other)}
+    for nobody in ("nodeCCCC", "", "__done"):
+        assert yard.store.leases(nobody) == set()
+
+
 def test_a_released_job_keeps_its_place_and_its_attempts_count_on(yard: Yard):
     ids = yard.add(count=3)
     jobs = yard.claim(limit=2)

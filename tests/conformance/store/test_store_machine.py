@@ -231,6 +231,10 @@ class Stores(RuleBasedStateMachine):
         wants = {"lease_ms": LEASE_MS} if verb == "renew" else {}
         self.both(lock, verb, lock, leases, **wants)
 
+    @rule(lock=locks)
+    def look_at_leases(self, lock: str):
+        self.both(lock, "leases", lock)
+
     @rule(lock=locks, limit=st.integers(1, 9), dead=st.sampled_from([None, None, *LOCKS]))
     def free(self, lock: str, limit: int, dead: str | None):
         self.both(lock, "free", limit, lock=dead)

@@ -35,6 +35,13 @@ def _newest_first(*groups: list[str]) -> list[str]:
     return sorted((id_ for group in groups for id_ in group), reverse=True)
 
 
+def test_a_store_says_what_it_is_and_that_it_can_be_used(yard: Yard):
+    yard.store.check()
+    facts = yard.store.facts()
+    assert facts.kind in ("memory", "sqlite", "postgresql")
+    assert facts.version[0].isdigit()
+
+
 def test_an_unknown_job_or_type_is_none(yard: Yard):
     yard.add()
     assert yard.store.job(Minter(OTHER).block(1, START_MS).first) is None

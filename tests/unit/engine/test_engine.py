@@ -660,6 +660,33 @@ def test_store_trouble_is_shown_and_clears_by_itself(rig: Rig) -> None:
     assert names_of(rig).count("store.unavailable") == 1
 
 
+def test_a_store_that_is_down_is_tried_again_later_and_later_and_by_chance(rig: Rig) -> None:
+    rig.store.down = True
+    assert 1.0 < waits_between(rig, "register", 4) < 2.0  # 0.1, 0.2 and 0.4 s, and half of each
+
+
+def test_after_an_outage_jobs_are_given_back_that_the_node_does_not_know_to_hold(
+    rig: Rig,
+) -> None:
+    """The answer to a claim got lost: nobody runs the job."""
+    rig.engine.stopped = True
+    rig.memory.put_handler(handler())
+    (id_,) = rig.add(b"x")
+    rig.step()
+    rig.memory.claim(TYPE, NODE, 1, lease_ms=LEASE_MS, bytes_max=9)
+    rig.engine.stopped = False
+    rig.step()
+    assert rig.air == []
+    rig.store.down = True
+    with Running(rig) as running:
+        running.until(lambda: rig.engine.store_error is not None)
+        rig.store.down = False
+        running.until(lambda: len(rig.air) == 1)
+    (job,) = rig.air[0].batch.jobs
+    assert (job.id, job.attempt, job.crashes) == (id_, 2, 0)
+    assert names_of(rig).count("jobs.released") == 1
+
+
 def test_a_wake_ends_the_wait(rig: Rig) -> None:
     rig.memory.put_handler(handler())
     with Running(rig) as running:

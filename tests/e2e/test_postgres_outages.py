@@ -1,0 +1,412 @@
+"""A PostgreSQL in trouble: accepting goes on, the node says what is wrong, and goes on by
+itself when the server does. Nothing is lost, and what runs again has a fault to blame.
+
+The seed of each test is printed with a failure; `SLIMQ_TEST_SEED` sets it.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import re
+import subprocess
+import sys
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import psycopg
+import pytest
+from node_kit import Node, wait_until
+
+from postgres_kit import PgBouncer, Server, either
+
+MakeServer = Callable[..., Server]
+MakePgBouncer = Callable[..., PgBouncer]
+BACK_S = 10  # so soon after the server's return its nodes have caught up with a small backlog
+CPU_MAX = 0.10  # of one processor while the server is down; on a busy machine it is below 0.05
+TICKS = os.sysconf("SC_CLK_TCK")
+PASSWORD = "s3cret-canary"
+
+
+@pytest.fixture
+def chance() -> random.Random:
+    seed = os.environ.get("SLIMQ_TEST_SEED") or os.urandom(4).hex()
+    print(f"SLIMQ_TEST_SEED={seed}")
+    return random.Random(seed)
+
+
+@pytest.fixture
+def server(make_postgres: MakeServer) -> Server:
+    return make_postgres()
+
+
+class Work:
+    """Jobs of a node whose runs are noted in a file, by a command that waits for a gate."""
+
+    def __init__(self, node: Node) -> None:
+        self.node = node
+        self.notes = node.folder / "notes"
+        self.gate = node.folder / "gate"
+        self.lines: dict[str, str] = {}  # id: line
+        script = (
+            f'lines=$(cat); echo "$lines" >>{self.notes}; until [ -e {self.gate} ]; do sleep 0.05; '
+            "done; echo \"$lines\" | sed 's/^/200 /'"
+        )
+        node.put("work", lang="exec", body=["sh", "-c", script], options={"batch_size": 20})
+
+    def add(self, count: int = 1) -> list[str]:
+        """Add jobs; assert that they are accepted, and soon."""
+        lines = [f"line-{len(self.lines) + number}" for number in range(count)]
+        answer = self.node.post("work", [line.encode() for line in lines], timeout=4)
+        assert answer.status == 202, answer
+        assert answer.headers["slimq-durability"] == "journal"
+        ids: list[str] = answer.document["ids"]
+        self.lines |= dict(zip(ids, lines, strict=True))
+        return ids
+
+    def runs(self) -> Counter[str]:
+        """Return how often each line was run."""
+        return Counter(self.notes.read_text().split() if self.notes.exists() else [])
+
+    def open(self) -> None:
+        self.gate.touch()
+
+    def is_done(self) -> bool:
+        answer = self.node.ask("GET", "/types/work?client=main")
+        return answer.status == 200 and int(answer.document["ok"]) == len(self.lines)
+
+    def end(self, timeout_s: float = BACK_S) -> None:
+        """Assert that all jobs get done, each OK with its own line, and that the node is well."""
+        wait_until(self.is_done, "all jobs are done", timeout_s=timeout_s)
+        found = {job["id"]: job for job in self.node.jobs(jobtype="work")}
+        assert found.keys() == self.lines.keys()
+        assert {job["outcome"] for job in found.values()} == {"ok"}
+        some = [*self.lines][:: max(1, len(self.lines) // 10)]
+        assert [self.node.job(id_)["result"] for id_ in some] == [self.lines[id_] for id_ in some]
+        wait_until(lambda: not self.node.problems(), "/healthz says ok")
+        assert self.runs().keys() == set(self.lines.values())
+        assert self.node.quit() == 0
+
+
+@contextmanager
+def node_at(folder: Path, url: str, **settings: str) -> Iterator[Node]:
+    with Node(folder, SLIMQ_STORE__URL=url, **settings) as node:
+        try:
+            yield node
+        finally:
+            print("".join(node.log[-20:]))
+        assert PASSWORD not in "".join(node.log)
+
+
+def says(node: Node, words: str) -> None:
+    """Assert that a node whose store is in trouble accepts, and says so everywhere."""
+    wait_until(lambda: re.search(words, node.problems()), f"/healthz says {words!r}")
+    assert re.search(words, node.call("GET", "/status")["node"]["store"]["error"])
+    assert node.call("GET", "/readyz") == {"status": "ready"}
+
+
+def refuses_questions(node: Node, within_s: float) -> None:
+    began = time.monotonic()
+    for path in ("/jobs", "/types", "/handlers"):
+        refusal = node.ask("GET", path)
+        assert (refusal.status, refusal.document["type"]) == (503, "/problems/store-unavailable")
+        assert "\n" not in refusal.document["detail"]
+    assert time.monotonic() - began < within_s
+
+
+def cpu_of(node: Node, seconds: float) -> float:
+    """Return what part of a processor a node uses for some time."""
+
+    def used() -> int:
+        fields = Path(f"/proc/{node.process.pid}/stat").read_text().rpartition(")")[2].split()
+        return int(fields[11]) + int(fields[12])
+
+    begun, before = time.monotonic(), used()
+    threading.Event().wait(seconds)  # it is a rate: time must pass
+    return (used() - before) / TICKS / (time.monotonic() - begun)
+
+
+# Outages.
+
+
+@pytest.mark.parametrize("end", ["stopped", "killed"])
+def test_a_server_that_goes_away_and_comes_back_loses_nothing(
+    server: Server, tmp_path: Path, end: str
+) -> None:
+    with node_at(tmp_path, server.url()) as node:
+        work = Work(node)
+        running = work.add(3)
+        wait_until(lambda: len(work.runs()) == 3, "the jobs run")
+        if end == "stopped":
+            server.stop()
+        else:
+            server.kill()
+        says(node, "Connection refused")
+        pending = work.add(30)
+        assert node.post("work", [b"x"], "&delay=1h", key="order-7", timeout=4).status == 202
+        assert {node.job(id_)["state"] for id_ in pending} == {"accepted"}
+        assert node.ask("GET", f"/jobs/{running[0]}").status == 503
+        refuses_questions(node, within_s=4)
+        work.open()  # what runs ends meanwhile, and is told later
+        if end == "stopped":
+            assert cpu_of(node, 2) < CPU_MAX
+        server.start()
+        wait_until(lambda: not node.problems(), "the node goes on", timeout_s=BACK_S)
+        wait_until(lambda: node.count("work") == 1, "only the deferred one waits", timeout_s=BACK_S)
+        ids = work.lines.keys()
+        assert {node.job(id_)["outcome"] for id_ in ids} == {"ok"}
+        if end == "stopped":  # a crash may take back a lease: then the job waits again
+            assert [node.job(id_)["attempt"] for id_ in running] == [1, 1, 1]
+            assert set(work.runs().values()) == {1}
+        words = [line for line in node.log if '"event":"store.' in line and "warning" not in line]
+        assert [word.split('"event":"')[1].split('"')[0] for word in words] == [
+            "store.unavailable",
+            "store.available",
+        ]
+        assert node.quit() == 0
+
+
+def test_a_server_that_freezes_for_a_moment_costs_nothing(server: Server, tmp_path: Path) -> None:
+    with node_at(tmp_path, server.url()) as node:
+        work = Work(node)
+        work.open()
+        work.add(3)
+        wait_until(work.is_done, "the jobs are done")
+        server.pause()
+        try:
+            ids = work.add(3)
+            assert {node.job(id_)["state"] for id_ in ids} == {"accepted"}
+        finally:
+            server.resume()
+        work.end()
+        assert set(work.runs().values()) == {1}
+
+
+def test_connections_that_are_cut_at_random_moments_cost_no_job_and_no_second_run(
+    server: Server, tmp_path: Path, chance: random.Random
+) -> None:
+    with node_at(tmp_path, server.url()) as node:
+        work = Work(node)
+        work.open()
+        pause = threading.Event()
+        for _ in range(25):
+            work.add(chance.choice((1, 2, 20)))
+            pause.wait(chance.random() * 0.1)  # a moment of no step in particular
+            cut_connections(server)
+        work.end()
+        assert set(work.runs().values()) == {1}
+
+
+def test_a_server_that_crashes_at_random_moments_loses_nothing(
+    server: Server, tmp_path: Path, chance: random.Random
+) -> None:
+    with node_at(tmp_path, server.url()) as node:
+        work = Work(node)
+        work.open()
+        pause = threading.Event()
+        for _ in range(4):
+            work.add(chance.choice((1, 20, 200)))
+            pause.wait(chance.random() * 0.3)
+            server.kill()
+            work.add(chance.choice((1, 20)))
+            server.start()
+        work.end()
+
+
+def test_connections_that_are_used_up_are_waited_for(
+    make_postgres: MakeServer, tmp_path: Path
+) -> None:
+    server = make_postgres(settings={"max_connections": "7", "superuser_reserved_connections": "0"})
+    held: list[psycopg.Connection] = []
+    try:
+        while takes(server, held):
+            pass
+        with node_at(tmp_path, server.url()) as node:
+            says(node, "too many clients")
+            ids = node.add("work", [b"line-0", b"line-1"])
+            assert {node.job(id_)["state"] for id_ in ids} == {"accepted"}
+            for connection in held:
+                connection.close()
+            wait_until(lambda: not node.problems(), "the node goes on", timeout_s=BACK_S)
+            work = Work(node)
+            work.open()
+            work.lines = dict(zip(ids, ("line-0", "line-1"), strict=True))
+            work.end()
+    finally:
+        for connection in held:
+            connection.close()
+
+
+def cut_connections(server: Server) -> None:
+    server.execute(
+        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
+        "WHERE backend_type = 'client backend' AND pid <> pg_backend_pid()"
+    )
+
+
+def takes(server: Server, held: list[psycopg.Connection]) -> bool:
+    try:
+        held.append(psycopg.connect(server.url()))
+    except psycopg.OperationalError:
+        return False
+    return True
+
+
+# Failover.
+
+
+def test_a_replica_that_lagged_is_healed_from_the_journal(server: Server, tmp_path: Path) -> None:
+    with server.replica() as replica, node_at(tmp_path, either(server, replica)) as node:
+        work = Work(node)
+        work.open()
+        work.add(20)
+        wait_until(work.is_done, "the first jobs are done")
+        replica.catch_up()
+        replica.disconnect()
+        work.add(100)
+        wait_until(work.is_done, "so are those that the replica does not know")
+        server.kill()
+        work.add(10)
+        replica.promote()
+        work.end(timeout_s=2 * BACK_S)
+        runs = work.runs()
+        late = {line for id_, line in work.lines.items()} - {f"line-{n}" for n in range(20)}
+        assert {runs[f"line-{n}"] for n in range(20)} == {1}
+        assert {runs[line] for line in late} <= {1, 2}  # their end was lost with the primary
+
+
+def test_a_primary_that_froze_is_left_for_the_replica_that_was_promoted(
+    server: Server, tmp_path: Path
+) -> None:
+    with server.replica() as replica, node_at(tmp_path, either(server, replica)) as node:
+        work = Work(node)
+        work.open()
+        work.add(5)
+        wait_until(work.is_done, "the first jobs are done")
+        replica.catch_up()
+        server.pause()
+        began = time.monotonic()
+        assert node.ask("GET", "/jobs").status == 503
+        assert time.monotonic() - began < 9
+        ids = work.add(5)
+        keyed = node.post("work", [b"keyed"], key="order-8", timeout=4)
+        assert keyed.status == 202
+        work.lines[keyed.document["ids"][0]] = "keyed"
+        assert {node.job(id_)["state"] for id_ in ids} == {"accepted"}
+        replica.promote()
+        work.end(timeout_s=25)
+
+
+# Behind a PgBouncer.
+
+
+def test_behind_an_old_pgbouncer_that_pools_transactions_each_job_runs_once(
+    server: Server, make_pgbouncer: MakePgBouncer, tmp_path: Path, chance: random.Random
+) -> None:
+    pooler = make_pgbouncer(server, size=3)
+    folders = [tmp_path / "one", tmp_path / "two"]
+    for folder in folders:
+        folder.mkdir()
+    with node_at(folders[0], pooler.url()) as node, node_at(folders[1], pooler.url()) as other:
+        work = Work(node)
+        work.open()
+        pause = threading.Event()
+        for _ in range(10):
+            work.add(20)
+            other.add("work", [b"of-the-other"])
+            pause.wait(chance.random() * 0.1)
+            cut_connections(server)
+        pooler.stop()
+        wait_until(node.problems, "the node sees that the pooler is gone")
+        work.add(20)
+        assert cpu_of(node, 1) < CPU_MAX
+        pooler.start()
+        wait_until(lambda: node.has_run("work"), "all jobs are done", timeout_s=BACK_S)
+        assert other.quit() == 0
+        jobs = {job["id"]: job["outcome"] for job in node.jobs(jobtype="work")}
+        assert jobs.keys() >= work.lines.keys()
+        assert set(jobs.values()) == {"ok"}
+        runs = work.runs()
+        assert runs.pop("of-the-other") == 10
+        assert set(runs.values()) == {1}
+        assert node.quit() == 0
+
+
+# Bad input.
+
+
+def refused_start(folder: Path, url: str, **environment: str) -> tuple[int, str]:
+    """Start a node that must refuse to start; return its exit code and its one line."""
+    ended = subprocess.run(
+        [sys.executable, "-m", "slimq", "serve", "--port", "0"],
+        cwd=folder,
+        env=os.environ | {"SLIMQ_STORE__URL": url} | environment,
+        capture_output=True,
+        text=True,
+        timeout=30,
+    )
+    assert ended.stdout == ""
+    assert re.fullmatch(r"slimq: .+\n", ended.stderr), ended.stderr
+    assert PASSWORD not in ended.stderr
+    return ended.returncode, ended.stderr
+
+
+def test_what_waiting_does_not_heal_ends_the_start_with_one_line(
+    postgres: Server, tmp_path: Path
+) -> None:
+    code, line = refused_start(tmp_path, postgres.url("nowhere").replace("@", f":{PASSWORD}@"))
+    assert code == 8
+    assert 'database "nowhere" does not exist' in line
+    code, line = refused_start(tmp_path, f"postgresql://me:{PASSWORD}@db:port/jobs")
+    assert code == 2
+    assert "store.url" in line
+
+
+def test_a_driver_that_is_not_installed_is_named(tmp_path: Path) -> None:
+    (tmp_path / "psycopg.py").write_text("raise ImportError\n")
+    paths = os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])
+    code, line = refused_start(tmp_path, f"postgresql://me:{PASSWORD}@db/jobs", PYTHONPATH=paths)
+    assert code == 2
+    assert "pip install 'slimq[postgres]'" in line
+
+
+def test_a_password_that_is_changed_under_way_stops_no_accepting(
+    make_postgres: MakeServer, tmp_path: Path
+) -> None:
+    server = make_postgres(auth="scram-sha-256")
+    server.create_user("worker", PASSWORD)
+    server.execute("CREATE DATABASE jobs OWNER worker")
+    with node_at(tmp_path, server.url("jobs", "worker", PASSWORD)) as node:
+        work = Work(node)
+        work.open()
+        server.execute("ALTER ROLE worker PASSWORD 'other'")
+        server.terminate_backends("jobs")
+        says(node, "password authentication failed")
+        work.add(2)
+        server.execute(f"ALTER ROLE worker PASSWORD '{PASSWORD}'")
+        work.end()
+
+
+def test_a_server_that_acknowledges_too_early_is_warned_of_and_loses_no_accepted_job(
+    make_postgres: MakeServer, tmp_path: Path
+) -> None:
+    settings = {"synchronous_commit": "off", "wal_writer_delay": "10s"}
+    server = make_postgres(settings=settings)
+    with node_at(tmp_path, server.url()) as node:
+        work = Work(node)
+        work.open()
+        store = node.call("GET", "/status")["store"]
+        assert store["synchronous_commit"] == "off"
+        assert any("synchronous_commit is off" in warning for warning in store["warnings"])
+        warned = '"event":"store.warning","reason":"synchronous_commit is off'
+        wait_until(lambda: any(warned in line for line in node.log), "it is in the log")
+        for _ in range(3):
+            work.add(50)
+            wait_until(work.is_done, "the jobs are done")
+            server.kill()  # and with it what it has acknowledged last
+            server.start()
+        work.end(timeout_s=2 * BACK_S)
