@@ -15,7 +15,7 @@ from slimq.core.lifecycle import DONE, DONE_SHIFT_MS, FREE, Move
 from slimq.store.base import Finished
 from slimq.store.counts import RUNNING, WAITING
 from slimq.store.postgres_marks import cut_runs, drop_outputs
-from slimq.store.postgres_tx import Tx, ids_text
+from slimq.store.postgres_tx import Tx
 from slimq.store.postgres_types import Tally, hint, hold
 
 _OUTPUTS = """
@@ -185,7 +185,7 @@ def _columns(lock: str, ended: list[Ended], shard: int) -> dict[str, object]:
     return {
         "lock": lock,
         "shard": shard,
-        "ids": ids_text([move.id for move in moves]),
+        "ids": [move.id for move in moves],
         "attempts": [move.attempt for move in moves],
         "dts": [move.dt for move in moves],
         "statuses": [move.status for move in moves],

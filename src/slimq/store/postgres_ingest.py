@@ -13,7 +13,7 @@ from itertools import accumulate
 from slimq.store.base import Cursor, CursorMoved, Ingested, KeyUse, NewJobs
 from slimq.store.counts import WAITING
 from slimq.store.idempotency import Key, Sorted, sort_out
-from slimq.store.postgres_tx import Again, Tx, ids_text
+from slimq.store.postgres_tx import Again, Tx
 from slimq.store.postgres_types import BYTES, ROW_BYTES, Tally, hint
 
 _CURSOR = 'SELECT segment, "offset", body_offset, lines FROM slimq.journal WHERE name = %s'
@@ -141,7 +141,7 @@ def _insert(
     assert len(ids) == len(data), "every job has an id and data"
     sizes = [len(each) for each in data]
     values = {
-        "ids": ids_text(ids),
+        "ids": ids,
         "data": b"".join(data),
         "starts": [end - size + 1 for end, size in zip(accumulate(sizes), sizes, strict=True)],
         "sizes": sizes,
@@ -182,7 +182,7 @@ def _done_among(tx: Tx, ids: list[str]) -> set[str]:
     most = len(ids) + 1000
     found = tx.all(_DONE_BETWEEN, (min(ids), max(ids), most))
     if len(found) == most:
-        found = tx.all(_DONE, (ids_text(ids),))
+        found = tx.all(_DONE, (ids,))
     return {id_ for (id_,) in found}.intersection(ids)
 
 

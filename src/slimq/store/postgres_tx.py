@@ -7,13 +7,14 @@ from typing import Any, NamedTuple
 
 import psycopg
 
+_NUMBERS, _TEXTS = {int, type(None)}, {str}
 Rows = list[tuple[Any, ...]]
 Values = Sequence[Any] | Mapping[str, Any]
 
 _MAKE = """
 INSERT INTO slimq.type (name) SELECT unnest(%s::text[]) ON CONFLICT DO NOTHING
 """
-_NUMBERS = "SELECT name, type_id FROM slimq.type WHERE name = ANY(%s::text[])"
+_NUMBERS_OF = "SELECT name, type_id FROM slimq.type WHERE name = ANY(%s::text[])"
 
 
 class Again(Exception):
@@ -42,27 +43,26 @@ class Tx(NamedTuple):
 
 
 def _bound(values: Values) -> Values:
-    """Return values as they are sent: numbers of a list as one text, ``{1,2,NULL}``, which
-    costs a fifth of what a list costs."""
+    """Return values as they are sent: a list as one text, ``{1,2,NULL}`` or ``{"a","b"}``,
+    which costs a fifth of what a list costs."""
     if isinstance(values, Mapping):
-        return {name: _text_of(value) for name, value in values.items()}
-    return [_text_of(value) for value in values]
+        return {name: _sent(value) for name, value in values.items()}
+    return [_sent(value) for value in values]
 
 
-def ids_text(ids: Iterable[str]) -> str:
-    """Return ids as one text too; none of their characters means anything there."""
-    return "{" + ",".join(ids) + "}"
-
-
-def _text_of(value: object) -> object:
-    if type(value) is not list or not all(map(_is_number, value)):
+def _sent(value: object) -> object:
+    if type(value) is not list:
         return value
-    numbers = ["NULL" if number is None else str(number) for number in value]
-    return "{" + ",".join(numbers) + "}"
+    kinds = set(map(type, value))
+    if kinds <= _NUMBERS:
+        return "{" + ",".join(map(str, value)).replace("None", "NULL") + "}"
+    if kinds == _TEXTS:
+        return '{"' + '","'.join(map(_escaped, value)) + '"}'
+    return value
 
 
-def _is_number(value: object) -> bool:
-    return value is None or type(value) is int
+def _escaped(text: str) -> str:
+    return text.replace("\\", "\\\\").replace('"', '\\"')
 
 
 class TypeIds:
@@ -100,7 +100,7 @@ class TypeIds:
         return self._names[type_id]
 
     def _load(self, tx: Tx, names: Iterable[str]) -> None:
-        for name, type_id in tx.all(_NUMBERS, (list(names),)):
+        for name, type_id in tx.all(_NUMBERS_OF, (list(names),)):
             self._remember(name, type_id)
 
     def _remember(self, name: str, type_id: int) -> None:
