@@ -69,6 +69,20 @@ def parse_id(text: str) -> IdParts:
     return IdParts(from_base64(text[:7]), text[8:16], from_base64(text[17:]))
 
 
+def id_floor(since: int | None) -> str:
+    """Return the text that all ids of `since` (ms) and later are at or above; '': all are."""
+    if since is None or since <= 0:
+        return ""
+    return to_base64(since, 7) if since <= TIME_MAX else "\x7f"  # above the alphabet
+
+
+def id_ceiling(until: int | None) -> str:
+    """Return the text that all ids from before `until` (ms) are below; '': all are."""
+    if until is None or until > TIME_MAX:
+        return ""
+    return to_base64(max(until, 0), 7)
+
+
 def make_sysid(random: bytes) -> str:
     """Return the sysid that 6 random bytes make."""
     assert len(random) == 6, "a sysid takes 48 bits"

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Any
 
 import msgspec
 
 from slimq.core import lifecycle
-from slimq.core.handler import Handler, parse_options
+from slimq.core.handler import Handler
 from slimq.core.lifecycle import DONE, FREE
 from slimq.store.base import Control, JobFilter, Policy
 from slimq.store.postgres_marks import (
@@ -21,6 +20,7 @@ from slimq.store.postgres_marks import (
 )
 from slimq.store.postgres_tx import Tx
 from slimq.store.postgres_where import choose
+from slimq.store.rows import handler_of, policy_of
 
 _HANDLER = "client, jobtype, version, lang, body, options, created_at"
 _CURRENT = """
@@ -70,13 +70,13 @@ _decode = msgspec.json.Decoder().decode
 
 
 def control(tx: Tx) -> Control:
-    handlers = [_handler(row) for row in tx.all(_CURRENT)]
-    policies = [_policy(row) for row in tx.all("SELECT * FROM slimq.policy ORDER BY 1, 2")]
+    handlers = [handler_of(row) for row in tx.all(_CURRENT)]
+    policies = [policy_of(row) for row in tx.all("SELECT * FROM slimq.policy ORDER BY 1, 2")]
     return Control(int(tx.one(CONTROL_VERSION)[0]), handlers, policies)
 
 
 def versions(tx: Tx, client: str, jobtype: str) -> list[Handler]:
-    return [_handler(row) for row in tx.all(_VERSIONS, (client, jobtype))]
+    return [handler_of(row) for row in tx.all(_VERSIONS, (client, jobtype))]
 
 
 def put_handler(tx: Tx, handler: Handler) -> Handler:
@@ -85,7 +85,7 @@ def put_handler(tx: Tx, handler: Handler) -> Handler:
     body, options = _encode(handler.body).decode(), _encode(handler.written).decode()
     row = tx.one(_PUT, (*name, version, handler.lang, body, options, handler.created_at))
     _changed(tx)
-    return _handler(row)
+    return handler_of(row)
 
 
 def delete_handler(tx: Tx, client: str, jobtype: str) -> bool:
@@ -106,10 +106,7 @@ def rollback_handler(tx: Tx, client: str, jobtype: str, version: int | None) -> 
     query = "UPDATE slimq.handler_name SET current = %s::int WHERE client = %s AND jobtype = %s"
     tx.do(query, (found[0], client, jobtype))
     _changed(tx)
-    query = (
-        f"SELECT {_HANDLER} FROM slimq.handler WHERE client = %s AND jobtype = %s AND version = %s"  # noqa: S608
-    )
-    return _handler(tx.one(query, (client, jobtype, found[0])))
+    return handler_of(tx.one(_VERSION, (client, jobtype, found[0])))
 
 
 def put_policy(tx: Tx, policy: Policy) -> None:
@@ -190,30 +187,3 @@ def _now(tx: Tx) -> int:
 
 def _changed(tx: Tx) -> None:
     tx.do("UPDATE slimq.meta SET value = value + 1 WHERE name = 'control_version'")
-
-
-def _handler(row: Sequence[Any]) -> Handler:
-    client, jobtype, version, lang, body, options, created_at = row
-    written = dict(_decode(options))
-    return Handler(
-        client=client,
-        jobtype=jobtype,
-        version=version,
-        lang=lang,
-        body=_decode(body),
-        options=parse_options(lang, written),
-        written=written,
-        created_at=created_at,
-    )
-
-
-def _policy(row: Sequence[Any]) -> Policy:
-    client, jobtype, paused, weight, concurrency, batch_size = row
-    return Policy(
-        client=client,
-        jobtype=jobtype,
-        paused=paused,
-        weight=weight,
-        concurrency=concurrency,
-        batch_size=batch_size,
-    )

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import msgspec
 
 from slimq.core.lifecycle import DONE, DONE_SHIFT_MS
 from slimq.core.limits import RUNS_MAX
-from slimq.store.base import JobFilter, JobView, KeyUse, Load, Node, Run, Totals, TypeView
+from slimq.store.base import JobFilter, JobView, KeyUse, Load, Node, Totals, TypeView
 from slimq.store.idempotency import Alias, in_window
 from slimq.store.postgres_tx import Tx
 from slimq.store.postgres_where import choose, type_condition
+from slimq.store.rows import job_of, run_of, type_of
 
 _LAST = "(SELECT {0} FROM slimq.run WHERE run.seq = j.seq ORDER BY attempt DESC LIMIT 1)"
 _NAME = "(SELECT name FROM slimq.type WHERE type.type_id = j.type_id)"
@@ -84,9 +84,9 @@ def job(tx: Tx, id_: str) -> JobView | None:
         row = None if owner is None else tx.one(_ONE, {"id": owner})
     if row is None:
         return None
-    view = _view(row[1:])
+    view = job_of(row[1:])
     asked = {"id": view.id, "seq": row[0], "after": view.attempt - RUNS_MAX}
-    view.runs = [_run(run) for run in tx.all(_RUNS, asked)]
+    view.runs = [run_of(run) for run in tx.all(_RUNS, asked)]
     return view
 
 
@@ -114,12 +114,12 @@ def jobs(tx: Tx, where: JobFilter, before: str, limit: int) -> list[JobView]:
         return []
     both = " UNION ALL ".join(parts)
     query = f"SELECT * FROM ({both}) AS j {newest}"  # noqa: S608 -- our own text
-    return [_view((*row[1:], None)) for row in tx.all(query, {**chosen.values, "limit": limit})]
+    return [job_of((*row[1:], None)) for row in tx.all(query, {**chosen.values, "limit": limit})]
 
 
 def type_(tx: Tx, name: str) -> TypeView | None:
     row = tx.one(f"{_TYPE} WHERE t.name = %s", (name,))
-    return None if row is None else _type(row)
+    return None if row is None else type_of(row)
 
 
 def load(tx: Tx, name: str, most: int) -> Load:
@@ -131,7 +131,7 @@ def types(
 ) -> list[TypeView]:
     condition, values = type_condition(client, jobtype)
     query = f"{_TYPE} WHERE {condition} AND t.name > %s ORDER BY t.name LIMIT %s::int"
-    return [_type(row) for row in tx.all(query, (*values, after, limit))]
+    return [type_of(row) for row in tx.all(query, (*values, after, limit))]
 
 
 def totals(tx: Tx) -> Totals:
@@ -160,48 +160,3 @@ def key_use(tx: Tx, type_name: str, key: str) -> KeyUse | None:
         return None
     use = KeyUse(*row[:3])
     return use if in_window(use, row[3]) else None
-
-
-def _view(row: Sequence[Any]) -> JobView:
-    values = dict(zip(_VIEW_FIELDS, row, strict=True))
-    for name in ("parent", "trace", "error"):
-        values[name] = values[name] or ""
-    values["result"] = values["result"] or b""
-    return JobView(**values)
-
-
-_VIEW_FIELDS = (
-    "id",
-    "type",
-    "dt",
-    "lock",
-    "attempt",
-    "failures",
-    "crashes",
-    "status",
-    "due_at",
-    "parent",
-    "trace",
-    "error",
-    "result",
-    "data",
-)
-
-
-def _run(row: Sequence[Any]) -> Run:
-    attempt, status, node, started_at, ended_at, result, error, output = row
-    return Run(
-        attempt=attempt,
-        status=status,
-        node=node,
-        started_at=started_at,
-        ended_at=ended_at,
-        result=result or b"",
-        error=error or "",
-        output=output or b"",
-    )
-
-
-def _type(row: Sequence[Any]) -> TypeView:
-    names = ("type", "waiting", "running", "ok", "failed", "error", "next_at", "hold_until")
-    return TypeView(**dict(zip(names, row, strict=True)))

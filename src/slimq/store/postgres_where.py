@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from slimq.core.jobid import TIME_MAX, to_base64
+from slimq.core.jobid import id_ceiling, id_floor
 from slimq.store.base import JobFilter
 from slimq.store.postgres_tx import Tx
 
@@ -36,8 +36,8 @@ def choose(tx: Tx, where: JobFilter, before: str = "") -> Chosen:
     common = ["true"]
     values: dict[str, object] = {}
     for condition, name, text in (
-        ("id >= %(since)s", "since", _floor(where.since)),
-        ("id < %(until)s", "until", _ceiling(where.until)),
+        ("id >= %(since)s", "since", id_floor(where.since)),
+        ("id < %(until)s", "until", id_ceiling(where.until)),
         ("id < %(before)s", "before", before),
     ):
         if text:
@@ -65,19 +65,6 @@ def choose(tx: Tx, where: JobFilter, before: str = "") -> Chosen:
         " AND ".join(done) if wants_done else None,
         values,
     )
-
-
-def _floor(since: int | None) -> str:
-    """Return the text that all ids of `since` and later are at or above."""
-    if since is None or since <= 0:
-        return ""
-    return to_base64(since, 7) if since <= TIME_MAX else "\x7f"  # above the alphabet
-
-
-def _ceiling(until: int | None) -> str:
-    if until is None or until > TIME_MAX:
-        return ""
-    return to_base64(max(until, 0), 7)
 
 
 def type_condition(client: str | None, jobtype: str | None) -> tuple[str, list[str]]:

@@ -7,10 +7,11 @@ from collections.abc import Iterable, Sequence
 import apsw
 
 from slimq.core import lifecycle
-from slimq.core.handler import Handler, parse_options
+from slimq.core.handler import Handler
 from slimq.core.lifecycle import DONE, FREE
 from slimq.store.base import Control, JobFilter, Policy
 from slimq.store.counts import ERROR, FAILED, OK, RUNNING, WAITING
+from slimq.store.rows import handler_of, policy_of
 from slimq.store.sqlite_file import Write
 from slimq.store.sqlite_marks import (
     Marked,
@@ -19,7 +20,7 @@ from slimq.store.sqlite_marks import (
     read_marks_where,
     write_marks,
 )
-from slimq.store.sqlite_types import from_json, to_json
+from slimq.store.sqlite_types import to_json
 from slimq.store.sqlite_where import any_order, choose
 
 _HANDLER = "client, jobtype, version, lang, body, options, created_at"
@@ -66,13 +67,13 @@ CONTROL_VERSION = "SELECT value FROM meta WHERE name = 'control_version'"
 
 
 def control(db: apsw.Connection) -> Control:
-    handlers = [_handler(row) for row in db.execute(_CURRENT)]
-    policies = [_policy(row) for row in db.execute("SELECT * FROM policy ORDER BY 1, 2")]
+    handlers = [handler_of(row) for row in db.execute(_CURRENT)]
+    policies = [policy_of(row) for row in db.execute("SELECT * FROM policy ORDER BY 1, 2")]
     return Control(int(db.execute(CONTROL_VERSION).get), handlers, policies)
 
 
 def versions(db: apsw.Connection, client: str, jobtype: str) -> list[Handler]:
-    return [_handler(row) for row in db.execute(_VERSIONS, (client, jobtype))]
+    return [handler_of(row) for row in db.execute(_VERSIONS, (client, jobtype))]
 
 
 def put_handler(tx: Write, handler: Handler) -> Handler:
@@ -82,7 +83,7 @@ def put_handler(tx: Write, handler: Handler) -> Handler:
     row = (*name, version, handler.lang, body, options, handler.created_at or tx.now)
     tx.db.execute("INSERT INTO handler VALUES (?, ?, ?, ?, ?, ?, ?)", row)
     _changed(tx.db)
-    return _handler(row)
+    return handler_of(row)
 
 
 def delete_handler(tx: Write, client: str, jobtype: str) -> bool:
@@ -103,7 +104,7 @@ def rollback_handler(tx: Write, client: str, jobtype: str, version: int | None) 
     tx.db.execute(query, (found, client, jobtype))
     _changed(tx.db)
     query = f"SELECT {_HANDLER} FROM handler WHERE client = ? AND jobtype = ? AND version = ?"  # noqa: S608
-    return _handler(tx.db.execute(query, (client, jobtype, found)).get)
+    return handler_of(tx.db.execute(query, (client, jobtype, found)).get)
 
 
 def put_policy(tx: Write, policy: Policy) -> None:
@@ -168,31 +169,3 @@ def purge_type(tx: Write, type_: str, limit: int) -> int:
 
 def _changed(db: apsw.Connection) -> None:
     db.execute("UPDATE meta SET value = value + 1 WHERE name = 'control_version'")
-
-
-def _handler(row: Sequence[object]) -> Handler:
-    client, jobtype, version, lang, body, options, created_at = row
-    written = dict(from_json(str(options)))
-    return Handler(
-        client=str(client),
-        jobtype=str(jobtype),
-        version=int(str(version)),
-        lang=str(lang),
-        body=from_json(str(body)),
-        options=parse_options(str(lang), written),
-        written=written,
-        created_at=int(str(created_at)),
-    )
-
-
-def _policy(row: Sequence[object]) -> Policy:
-    client, jobtype, paused, *numbers = row
-    weight, concurrency, batch_size = (None if n is None else int(str(n)) for n in numbers)
-    return Policy(
-        client=str(client),
-        jobtype=str(jobtype),
-        paused=None if paused is None else bool(paused),
-        weight=weight,
-        concurrency=concurrency,
-        batch_size=batch_size,
-    )

@@ -9,8 +9,9 @@ import msgspec
 
 from slimq.core.lifecycle import DONE_SHIFT_MS
 from slimq.core.limits import RUNS_MAX
-from slimq.store.base import JobFilter, JobView, KeyUse, Load, Node, Run, Totals, TypeView
+from slimq.store.base import JobFilter, JobView, KeyUse, Load, Node, Totals, TypeView
 from slimq.store.idempotency import Alias, in_window
+from slimq.store.rows import job_of, run_of, type_of
 from slimq.store.sqlite_claim import DATA
 from slimq.store.sqlite_file import Read, Write
 from slimq.store.sqlite_tend import size_of
@@ -67,10 +68,10 @@ def job(tx: Read, id_: str) -> JobView | None:
         row = None if owner is None else tx.db.execute(_ONE, (owner,)).get
     if row is None:
         return None
-    view = _view(row)
+    view = job_of(row)
     runs = tx.db.execute(_RUNS, (view.id, view.attempt - RUNS_MAX)).fetchall()
     runs += tx.db.execute(_LAST_RUN, (view.id, DONE_SHIFT_MS)).fetchall()
-    view.runs = [_run(run) for run in runs]
+    view.runs = [run_of(run) for run in runs]
     return view
 
 
@@ -88,12 +89,12 @@ def resolve_all(tx: Write, ids: Sequence[str]) -> list[tuple[str, str]]:
 
 def jobs(tx: Read, where: JobFilter, before: str, limit: int) -> list[JobView]:
     seqs = newest_first(tx, choose(tx, where, before), limit)
-    return [_view(tx.db.execute(_LIST, (seq,)).get) for seq in seqs]
+    return [job_of(tx.db.execute(_LIST, (seq,)).get) for seq in seqs]
 
 
 def type_(tx: Read, name: str) -> TypeView | None:
     row = tx.db.execute(f"{_TYPE} WHERE name = ?", (name,)).get
-    return None if row is None else _type(row)
+    return None if row is None else type_of(row)
 
 
 def load(tx: Read, name: str, most: int, now: int) -> Load:
@@ -105,7 +106,7 @@ def types(
 ) -> list[TypeView]:
     condition, values = type_condition(client, jobtype)
     query = f"{_TYPE} WHERE {condition} AND name > ? ORDER BY name LIMIT ?"
-    return [_type(row) for row in tx.db.execute(query, (*values, after, limit))]
+    return [type_of(row) for row in tx.db.execute(query, (*values, after, limit))]
 
 
 def totals(tx: Read) -> Totals:
@@ -134,49 +135,3 @@ def key_use(tx: Read, type_name: str, key: str) -> KeyUse | None:
         return None
     use = KeyUse(*row)
     return use if in_window(use, tx.now) else None
-
-
-def _view(row: Sequence[object]) -> JobView:
-    values = dict(zip(_VIEW_FIELDS, row, strict=True))
-    for name in ("parent", "trace", "error"):
-        values[name] = values[name] or ""
-    values["result"] = values["result"] or b""
-    return msgspec.convert(values, JobView)
-
-
-_VIEW_FIELDS = (
-    "id",
-    "type",
-    "dt",
-    "lock",
-    "attempt",
-    "failures",
-    "crashes",
-    "status",
-    "due_at",
-    "parent",
-    "trace",
-    "error",
-    "result",
-    "data",
-)
-
-
-def _run(row: Sequence[object]) -> Run:
-    attempt, status, node, started_at, ended_at, result, error, output = row
-    values = {
-        "attempt": attempt,
-        "status": status,
-        "node": node,
-        "started_at": started_at,
-        "ended_at": ended_at,
-        "result": result or b"",
-        "error": error or "",
-        "output": output or b"",
-    }
-    return msgspec.convert(values, Run)
-
-
-def _type(row: Sequence[object]) -> TypeView:
-    names = ("type", "waiting", "running", "ok", "failed", "error", "next_at", "hold_until")
-    return msgspec.convert(dict(zip(names, row, strict=True)), TypeView)

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import apsw
 
-from slimq.core.jobid import TIME_MAX, to_base64
+from slimq.core.jobid import id_ceiling, id_floor
 from slimq.core.lifecycle import DONE_SHIFT_MS
 from slimq.store.base import JobFilter
 from slimq.store.counts import ERROR, FAILED, KINDS, OK, RUNNING, WAITING
@@ -74,8 +74,8 @@ def choose(tx: Read | Write, where: JobFilter, before: str = "") -> Chosen:
             kinds &= of_kinds
             conditions.append(condition)
     for bound, text in (
-        ("id >= :since", _floor(where.since)),
-        ("id < :until", _ceiling(where.until)),
+        ("id >= :since", id_floor(where.since)),
+        ("id < :until", id_ceiling(where.until)),
     ):
         if text:
             conditions.append(bound)
@@ -87,19 +87,6 @@ def choose(tx: Read | Write, where: JobFilter, before: str = "") -> Chosen:
         conditions.append("id < :before")
         values["before"] = before
     return Chosen(kinds, " AND ".join(conditions), values, _type_ids(tx.db, where))
-
-
-def _floor(since: int | None) -> str:
-    """Return the text that all ids of `since` and later are at or above."""
-    if since is None or since <= 0:
-        return ""
-    return to_base64(since, 7) if since <= TIME_MAX else "\x7f"  # above the alphabet
-
-
-def _ceiling(until: int | None) -> str:
-    if until is None or until > TIME_MAX:
-        return ""
-    return to_base64(max(until, 0), 7)
 
 
 def type_condition(client: str | None, jobtype: str | None) -> tuple[str, list[str]]:
