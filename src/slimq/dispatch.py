@@ -7,6 +7,7 @@ from collections.abc import Callable
 from slimq.core.job import Batch, Job
 from slimq.core.lifecycle import Lease
 from slimq.core.limits import BATCH_BYTES_MAX, CLAIM_MAX, LEASE_MS, RENEW_MS
+from slimq.permits import Question
 from slimq.runner.flight import Flight
 from slimq.scheduler import Pick, Scheduler
 from slimq.store.base import EngineStore
@@ -41,9 +42,12 @@ class Dispatcher:
     def step(self) -> int:
         """Start what may start; return how many jobs. Raises StoreUnavailable."""
         count = 0
-        while (pick := self._scheduler.choose(self._store.now())) is not None:
+        while True:
+            self._ask(self._scheduler.question(self._store.now()))
+            pick = self._scheduler.choose(self._store.now())
+            if pick is None:
+                return count
             count += self._claim(pick)
-        return count
 
     def landed(self, flight: Flight, now: int) -> None:
         """A flight is over and its jobs are finished or lost."""
@@ -61,6 +65,7 @@ class Dispatcher:
             self._renewed_at = 0  # it is due then, also when the store fails
         if not self.flights or boot - self._renewed_at < RENEW_MS:
             return 0
+        self._ask(self._scheduler.held())  # before: no run goes on without its permit
         lost = self._renew()
         self._renewed_at = boot
         for flight in self.flights:
@@ -82,6 +87,12 @@ class Dispatcher:
         known.update(lease.id for lease in self._surplus)
         unknown = {each for each in self._store.leases(self._sysid) if each.id not in known}
         return self._store.release(self._sysid, sorted(unknown)) if unknown else 0
+
+    def _ask(self, question: Question) -> None:
+        """Ask for the permits of limits that hold for all nodes."""
+        if question.asks:
+            permits = self._store.permit(self._sysid, question.asks, lease_ms=LEASE_MS)
+            self._scheduler.answered(question, permits, self._store.now())
 
     def _claim(self, pick: Pick) -> int:
         options = pick.handler.options

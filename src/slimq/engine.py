@@ -179,6 +179,7 @@ class Engine:
                 self.store_error = error.detail
                 if isinstance(error, StoreUnavailable):
                     self._doubt_at, self._doubt_until = 0, self._clock.boot_ms() + LEASE_MS
+                    self._renew_now = True  # it may have lost leases and permits
                 if isinstance(error, StoreFull):
                     self._ingester.make_room()
                 wait = pause * (1 + self._chance.uniform())

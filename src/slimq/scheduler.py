@@ -6,8 +6,8 @@ idle, paused, full or without a handler cost nothing. A type with waiting work i
 
     held      no handler serves it, or it is paused
     later     nothing of it is due yet: among the timers
-    full      as many of its batches run as may
-    in line   its handler is full: first come, first served
+    in line   as many of its batches run as may, or of its handler's: first come, first
+              served, when one ends or the store permits more (see `permits`)
     ready     in its client's queue, and its client in the queue of the lang
 
 Fair by client first: of the clients with something ready, next is the one with the
@@ -19,16 +19,15 @@ than three quarters of a lang's slots, so that a slow one cannot shut the others
 
 from __future__ import annotations
 
-import heapq
-from collections.abc import Hashable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import islice
-from typing import Generic, NamedTuple, TypeVar
+from typing import NamedTuple
 
 from slimq.core.handler import Handler
 from slimq.core.jobtype import EVERY_CLIENT, split_type
+from slimq.core.priority import PriorityQueue
+from slimq.permits import Limit, Permits, Question
 from slimq.store.base import Control, Policy
-
-K = TypeVar("K", bound=Hashable)
 
 
 class Pick(NamedTuple):
@@ -48,8 +47,9 @@ class Scheduler:
         self._handlers: dict[tuple[str, str], Handler] = {}
         self._policies: dict[tuple[str, str], Policy] = {}
         self._types: dict[str, _Type] = {}
-        self._timers: _Queue[str] = _Queue()
-        self._users: dict[_HandlerKey, _User] = {}
+        self._timers: PriorityQueue[str] = PriorityQueue()
+        self._permits = Permits()
+        self._handler_limits: dict[tuple[str, str], Limit] = {}
 
     def set_control(self, control: Control, now: int) -> None:
         """Take over what people set. Backlogs follow a new handler at once."""
@@ -57,7 +57,7 @@ class Scheduler:
         self._policies = {(p.client, p.jobtype): p for p in control.policies}
         for state in list(self._types.values()):
             self._lift(state)
-            state.settings = self._settings(state.client, state.jobtype)
+            self._set(state)
             self._place(state, now)
 
     def due(self, type_: str, at: int, now: int) -> None:
@@ -65,8 +65,8 @@ class Scheduler:
         state = self._types.get(type_)
         if state is None:
             client, jobtype = split_type(type_)
-            state = _Type(type_, client, jobtype, self._settings(client, jobtype))
-            self._types[type_] = state
+            state = self._types[type_] = _Type(type_, client, jobtype)
+            self._set(state)
         elif state.next_at is not None and state.next_at <= at:
             return
         self._lift(state)
@@ -80,12 +80,13 @@ class Scheduler:
             self._place(self._types[type_], now)
         for pool in self._pools.values():
             while (state := pool.take()) is not None:
+                self._lift(state)
                 batches = self._room(state, pool)
                 if batches > 0:
                     settings = state.settings
                     assert settings.handler is not None, "a type without handler is not ready"
                     return Pick(state.type, settings.handler, batches, settings.batch_size)
-                self._place(state, now)  # its handler filled up meanwhile
+                self._place(state, now)  # a limit was reached meanwhile
         return None
 
     def claimed(self, pick: Pick, batches: int, jobs: int, next_at: int | None, now: int) -> None:
@@ -95,7 +96,8 @@ class Scheduler:
         self._count(state, pick.handler, batches)
         pool.charge(state, jobs)
         state.next_at = next_at
-        self._admit(pick.handler, pick.batches - batches, now)  # before: as in `ended`
+        for limit in self._limits(state, pick.handler):
+            self._admit(limit, pick.batches - batches, now)  # before: as in `ended`
         self._place(state, now)
 
     def ended(self, type_: str, handler: Handler, now: int) -> None:
@@ -103,13 +105,31 @@ class Scheduler:
         state = self._types[type_]
         self._count(state, handler, -1)
         self._lift(state)
-        self._admit(handler, 1, now)  # before: of equals the first is taken
+        for limit in self._limits(state, handler):
+            self._admit(limit, 1, now)  # before: of equals the first is taken
         self._place(state, now)
 
     def next_at(self) -> int | None:
         """Return when the next waiting work becomes due, if nothing happens before."""
-        least = self._timers.least()
-        return None if least is None else int(least[0])
+        least, again_at = self._timers.least(), self._permits.next_at()
+        if least is None:
+            return again_at
+        return int(least[0]) if again_at is None else min(int(least[0]), again_at)
+
+    def question(self, now: int) -> Question:
+        """Return what to ask the store before the next choice: see `permits`."""
+        slots = {lang: pool.free for lang, pool in self._pools.items()}
+        return self._permits.question(now, slots)
+
+    def held(self) -> Question:
+        """Return what to ask the store so that permits last."""
+        return self._permits.held()
+
+    def answered(self, question: Question, permits: Sequence[int], now: int) -> None:
+        """Say what the store permitted."""
+        self._permits.answered(question, permits, now)
+        for limit in question.limits:
+            self._admit(limit, limit.room, now)
 
     def oldest_at(self) -> int | None:
         """Return when the work that waits longest became due, or the first will. Looks at
@@ -125,32 +145,47 @@ class Scheduler:
 
     def _place(self, state: _Type, now: int) -> None:
         """Put a type that is nowhere into the one place where it belongs."""
-        settings, handler = state.settings, state.settings.handler
+        handler = state.settings.handler
         if state.next_at is None:
             if state.running == 0:
                 self._types.pop(state.type, None)
-        elif handler is None or settings.paused or state.running >= settings.concurrency:
-            pass  # held or full: set_control or ended will place it again
+        elif handler is None or state.settings.paused:
+            pass  # held: set_control will place it again
         elif state.next_at > now:
             self._timers.push(state.type, (state.next_at,))
-        elif self._user(handler).full:
-            self._user(handler).line[state.type] = None
         else:
-            self._pools[handler.lang].push(state)
+            limits = self._limits(state, handler)
+            full = next((limit for limit in limits if limit.room <= 0), None)
+            if full is not None:
+                full.line[state.type] = None
+                self._permits.changed(full)
+            else:
+                self._pools[handler.lang].push(state)
+                self._ready(state, limits, 1)
 
     def _lift(self, state: _Type) -> None:
         """Take a type out of wherever it is."""
         self._timers.discard(state.type)
         handler = state.settings.handler
-        if handler is not None:
-            self._user(handler).line.pop(state.type, None)
-            self._pools[handler.lang].discard(state)
+        if handler is None:
+            return
+        limits = self._limits(state, handler)
+        for limit in limits:
+            limit.line.pop(state.type, None)
+        self._pools[handler.lang].discard(state)
+        if state.ready:
+            self._ready(state, limits, -1)
 
-    def _admit(self, handler: Handler, batches: int, now: int) -> None:
-        """Let the first in line for a handler use the room of so many batches."""
-        line = self._user(handler).line
-        for type_ in list(islice(line, batches)):
-            del line[type_]
+    def _ready(self, state: _Type, limits: Iterable[Limit], change: int) -> None:
+        state.ready = change > 0
+        for limit in limits:
+            limit.ready += change
+            self._permits.changed(limit)
+
+    def _admit(self, limit: Limit, batches: int, now: int) -> None:
+        """Let the first in line for a limit use the room of so many batches."""
+        for type_ in list(islice(limit.line, max(0, min(batches, limit.room)))):
+            del limit.line[type_]
             self._place(self._types[type_], now)
 
     # --- how much may start ------------------------------------------------
@@ -161,21 +196,41 @@ class Scheduler:
         handler = state.settings.handler
         assert handler is not None, "a type without handler is not ready"
         share = max(1, pool.room(state.client) // (1 + pool.waiting))
-        type_room = state.settings.concurrency - state.running
-        return min(share, type_room, self._user(handler).room)
+        return min(share, *(limit.room for limit in self._limits(state, handler)))
 
     def _count(self, state: _Type, handler: Handler, batches: int) -> None:
         state.running += batches
-        self._user(handler).running += batches
+        for limit in self._limits(state, handler):
+            limit.running += batches
+            self._permits.changed(limit)
         self._pools[handler.lang].count(state.client, batches)
 
-    def _user(self, handler: Handler) -> _User:
-        key = _key(handler)
-        user = self._users.get(key)
-        if user is None:
-            user = self._users[key] = _User()
-        user.concurrency = handler.options.concurrency
-        return user
+    def _limits(self, state: _Type, handler: Handler) -> list[Limit]:
+        limit = self._handler_limits[handler.client, handler.jobtype]
+        return [limit] if state.limit is None else [state.limit, limit]
+
+    # --- what people set ---------------------------------------------------
+
+    def _set(self, state: _Type) -> None:
+        """Let a type follow what holds for it now."""
+        settings = state.settings = self._settings(state.client, state.jobtype)
+        if settings.handler is not None:
+            self._set_limit(settings.handler)
+        if state.limit is None and settings.concurrency is not None:
+            state.limit = self._permits.limit(state.type)
+            state.limit.running = state.running
+        if state.limit is not None:
+            state.limit.most, state.limit.shared = settings.concurrency, not settings.ordered
+            state.limit.lang = settings.handler.lang if settings.handler else ""
+            self._permits.changed(state.limit)
+
+    def _set_limit(self, handler: Handler) -> None:
+        key = handler.client, handler.jobtype
+        limit = self._handler_limits.get(key)
+        if limit is None:  # its name is that of no type
+            limit = self._handler_limits[key] = Limit(f"handler {handler.client}/{handler.jobtype}")
+        limit.most, limit.lang = handler.options.concurrency, handler.lang
+        self._permits.changed(limit)
 
     def _settings(self, client: str, jobtype: str) -> _Settings:
         """Return what holds for a type: its client's own handler and policy go before
@@ -190,20 +245,13 @@ class Scheduler:
         return _merge(handler, policies)
 
 
-_HandlerKey = tuple[str, str]
-_UNLIMITED = 1 << 30
-
-
-def _key(handler: Handler) -> _HandlerKey:
-    return handler.client, handler.jobtype
-
-
 class _Settings(NamedTuple):
     handler: Handler | None
     paused: bool
     weight: int
-    concurrency: int  # batches of the type at a time on this node
+    concurrency: int | None  # batches of the type at a time
     batch_size: int
+    ordered: bool  # the store sees to it that one job of the type runs on all nodes
 
 
 def _merge(handler: Handler | None, policies: Sequence[Policy]) -> _Settings:
@@ -212,7 +260,7 @@ def _merge(handler: Handler | None, policies: Sequence[Policy]) -> _Settings:
 
     options = handler.options if handler else None
     ordered = options is not None and options.ordered
-    concurrency = first((p.concurrency for p in policies), _UNLIMITED)
+    concurrency = next((p.concurrency for p in policies if p.concurrency is not None), None)
     batch_size = first((p.batch_size for p in policies), options.batch_size if options else 1)
     return _Settings(
         handler,
@@ -220,39 +268,26 @@ def _merge(handler: Handler | None, policies: Sequence[Policy]) -> _Settings:
         first((p.weight for p in policies), 1),
         1 if ordered else concurrency,
         1 if ordered else batch_size,
+        ordered,
     )
 
 
 class _Type:
     """A type with waiting work or running batches."""
 
-    __slots__ = ("client", "jobtype", "next_at", "running", "settings", "type", "work")
+    __slots__ = (
+        *("client", "jobtype", "limit", "next_at", "ready", "running", "settings", "type"),
+        "work",
+    )
 
-    def __init__(self, type_: str, client: str, jobtype: str, settings: _Settings) -> None:
+    def __init__(self, type_: str, client: str, jobtype: str) -> None:
         self.type, self.client, self.jobtype = type_, client, jobtype
-        self.settings = settings
+        self.settings = _merge(None, [])
+        self.limit: Limit | None = None
+        self.ready = False
         self.next_at: int | None = None
         self.running = 0
         self.work = 0.0  # jobs given, divided by weight
-
-
-class _User:
-    """A handler in use: how many of its batches run, and which types wait in line for it."""
-
-    __slots__ = ("concurrency", "line", "running")
-
-    def __init__(self) -> None:
-        self.concurrency: int | None = None
-        self.running = 0
-        self.line: dict[str, None] = {}
-
-    @property
-    def room(self) -> int:
-        return _UNLIMITED if self.concurrency is None else self.concurrency - self.running
-
-    @property
-    def full(self) -> bool:
-        return self.room <= 0
 
 
 class _Client:
@@ -264,7 +299,7 @@ class _Client:
         self.running = 0
         self.work = work  # jobs given
         self.floor = 0.0  # work of the type that was served last: where newcomers start
-        self.types: _Queue[_Type] = _Queue()
+        self.types: PriorityQueue[_Type] = PriorityQueue()
 
 
 class _Pool:
@@ -276,7 +311,7 @@ class _Pool:
         self.running = 0
         self._floor = 0.0  # work of the client that was served last: where newcomers start
         self._clients: dict[str, _Client] = {}
-        self._ready: _Queue[str] = _Queue()
+        self._ready: PriorityQueue[str] = PriorityQueue()
         self._forget_at = 1024
 
     @property
@@ -284,9 +319,13 @@ class _Pool:
         """How many clients have something ready, and may have more slots."""
         return len(self._ready)
 
+    @property
+    def free(self) -> int:
+        return self.slots - self.running
+
     def room(self, client: str) -> int:
         running = self._clients[client].running
-        return min(self.slots - self.running, self.client_slots - running)
+        return min(self.free, self.client_slots - running)
 
     def push(self, state: _Type) -> None:
         if len(self._clients) >= self._forget_at:
@@ -347,50 +386,3 @@ class _Pool:
             if client.types or client.running or client.work > self._floor
         }
         self._forget_at = max(1024, 2 * len(self._clients))
-
-
-class _Queue(Generic[K]):
-    """A priority queue with replacing and removing: a heap whose stale entries are
-    dropped when they come up. Equal keys leave in the order they came."""
-
-    def __init__(self) -> None:
-        self._heap: list[tuple[tuple[float, ...], int, K]] = []
-        self._current: dict[K, int] = {}
-        self._serial = 0
-
-    def __len__(self) -> int:
-        return len(self._current)
-
-    def push(self, item: K, key: tuple[float, ...]) -> None:
-        self._serial += 1
-        self._current[item] = self._serial
-        heapq.heappush(self._heap, (key, self._serial, item))
-        if len(self._heap) > 64 and len(self._heap) > 4 * len(self._current):
-            self._heap = [entry for entry in self._heap if self._is_current(entry)]
-            heapq.heapify(self._heap)
-
-    def discard(self, item: K) -> None:
-        self._current.pop(item, None)
-
-    def least(self) -> tuple[float, ...] | None:
-        while self._heap and not self._is_current(self._heap[0]):
-            heapq.heappop(self._heap)
-        return self._heap[0][0] if self._heap else None
-
-    def pop(self) -> K | None:
-        if self.least() is None:
-            return None
-        _, _, item = heapq.heappop(self._heap)
-        del self._current[item]
-        return item
-
-    def pop_until(self, key: tuple[float, ...]) -> list[K]:
-        items: list[K] = []
-        while (least := self.least()) is not None and least <= key:
-            item = self.pop()
-            assert item is not None, "what has a least item is not empty"
-            items.append(item)
-        return items
-
-    def _is_current(self, entry: tuple[tuple[float, ...], int, K]) -> bool:
-        return self._current.get(entry[2]) == entry[1]

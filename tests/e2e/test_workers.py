@@ -11,6 +11,7 @@ import sys
 from collections import Counter, defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -125,6 +126,21 @@ def test_all_workers_serve_the_same_jobs_and_each_runs_some(node: Node) -> None:
     assert {run["node"] for job in jobs for run in job["runs"]} == set(statuses(node))
     shown = {json.dumps(node.job(ids[0])) for _ in range(20)}
     assert len(shown) == 1
+
+
+def test_all_workers_together_run_no_more_batches_than_the_concurrency_says(
+    node: Node, tmp_path: Path
+) -> None:
+    log = tmp_path / "runs"
+    script = f"echo + >> {log}; cat; sleep 0.02; echo - >> {log}"
+    options = {"batch_size": 1, "concurrency": 2, "result": "exit"}
+    node.put("few", lang="exec", body=["sh", "-c", script], options=options)
+    ids = [id_ for number in range(60) for id_ in node.add("few", [b"%d" % number])]
+    jobs = [node.done(id_) for id_ in ids]
+    assert {job["status"] for job in jobs} == {200}
+    steps = [1 if sign == "+" else -1 for sign in log.read_text().split()]
+    assert len(steps) == 120
+    assert max(accumulate(steps)) == 2
 
 
 def test_a_job_is_known_at_any_worker_from_the_moment_it_is_accepted(node: Node) -> None:

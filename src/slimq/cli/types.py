@@ -124,7 +124,7 @@ def resume(jobtype: str, client: str, node: Caller, as_json: bool) -> None:
 @click.argument("jobtype")
 @every_client_option
 @click.option("--weight", help=f"Share among the jobtypes of a client; {UNSET} unsets.")
-@click.option("--concurrency", help=f"Batches at a time on one node; {UNSET} unsets.")
+@click.option("--concurrency", help=f"Batches at a time, on all nodes; {UNSET} unsets.")
 @click.option("--batch-size", help=f"Jobs in one batch; {UNSET} unsets.")
 @node_option
 @json_option

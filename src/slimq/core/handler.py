@@ -24,7 +24,7 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
 
     batch_size: int = 1  # jobs in one run
     batch_window_ms: int = 0  # how long an incomplete batch waits for more jobs
-    concurrency: int | None = None  # batches at a time on one node; None: the node's slots
+    concurrency: int | None = None  # batches at a time on all nodes; None: their slots
     timeout_ms: int = 60_000  # of one batch
     retry_on: frozenset[int] = frozenset()  # HTTP codes or exit codes that mean RETRY
     fail_on: frozenset[int] = frozenset()  # and those that mean FAILED

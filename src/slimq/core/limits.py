@@ -60,7 +60,7 @@ CRASHES_MAX = 3  # a job that kills its context or node this often is done with 
 # --- running ---------------------------------------------------------------
 BATCH_MAX = 10_000  # jobs in one batch
 HTTP_BATCH_MAX = 500  # ids of a batch travel in headers: 500 ids are 11 KiB
-CONCURRENCY_MAX = 1_000  # batches of one handler at a time on one node
+CONCURRENCY_MAX = 1_000  # batches at a time; more is no limit: a node has as many slots at most
 BATCH_BYTES_MAX = 64 * MIB  # data of one batch; a batch is cut before it
 RESULT_MAX = 64 * KIB  # result text kept of one job
 ERROR_MAX = 4 * KIB  # error text kept of one run

@@ -109,6 +109,21 @@ class Finished(msgspec.Struct):
     output: bytes = b""
 
 
+class Ask(NamedTuple):
+    """What a node wants of a limit that holds for all nodes together: `running` of its
+    batches do run, and up to `wanted` might, of `most` anywhere. `name` says what is limited."""
+
+    name: str
+    most: int
+    running: int
+    wanted: int
+
+    def permits(self, others: int) -> int:
+        """Return how many batches the node may run while the other nodes hold so many
+        permits. That can be fewer than run: when a limit was lowered."""
+        return max(0, min(self.wanted, self.most - others))
+
+
 class Freed(NamedTuple):
     """Jobs taken back from dead nodes: how many run again, how many are done with
     ABANDONED because it was once too often, and the heads of their types."""
@@ -263,7 +278,7 @@ class EngineStore(Protocol):
         """Say that a node is alive, and what it wants others to know."""
 
     def leave(self, sysid: str) -> None:
-        """Forget a node that stopped."""
+        """Forget a node that stopped, and its permits."""
 
     def cursor(self, journal: str) -> Cursor:
         """Return how far the journal with this name is ingested."""
@@ -316,11 +331,17 @@ class EngineStore(Protocol):
     def release(self, lock: str, leases: Sequence[Lease]) -> int:
         """Give back jobs that were not started, each to its place in line."""
 
+    def permit(self, lock: str, asks: Sequence[Ask], *, lease_ms: int) -> list[int]:
+        """Return for each limit how many batches the node may run. It holds these permits, or
+        one for each running batch if these are more, for `lease_ms` or until it asks again:
+        with 0 wanted and 0 running it gives them back."""
+
     def leases(self, lock: str) -> set[Lease]:
         """Return all leases of a node, also those that are over."""
 
     def free(self, limit: int, *, lock: str | None = None) -> Freed:
-        """Take back up to `limit` abandoned jobs; with `lock`, all jobs of that dead node."""
+        """Take back up to `limit` abandoned jobs; with `lock`, all jobs of that dead node,
+        and its permits."""
 
     def purge(self, *, ok_before: int, failed_before: int, bytes_max: int, limit: int) -> int:
         """Delete up to `limit` done jobs that were finished before these times (OK, and

@@ -23,6 +23,7 @@ from slimq.store.base import (
     ABANDONED_TEXT,
     NODES_KEPT_MS,
     ORDERED_POLL_MS,
+    Ask,
     Claim,
     Control,
     Cursor,
@@ -78,6 +79,7 @@ class MemoryStore:
         self._cursors: dict[str, Cursor] = {}
         self._keys = Keys()
         self._nodes: dict[str, Node] = {}
+        self._permits: dict[tuple[str, str], tuple[int, int]] = {}  # (limit, lock): count, dt
         self._settings = Settings()
         self._purged = 0
 
@@ -112,6 +114,10 @@ class MemoryStore:
     @_alone
     def leave(self, sysid: str) -> None:
         self._nodes.pop(sysid, None)
+        self._forget_permits(sysid)
+
+    def _forget_permits(self, lock: str) -> None:
+        self._permits = {key: held for key, held in self._permits.items() if key[1] != lock}
 
     @_alone
     def cursor(self, journal: str) -> Cursor:
@@ -238,6 +244,19 @@ class MemoryStore:
                 yield row
 
     @_alone
+    def permit(self, lock: str, asks: Sequence[Ask], *, lease_ms: int) -> list[int]:
+        return [self._permit(lock, ask, lease_ms) for ask in asks]
+
+    def _permit(self, lock: str, ask: Ask, lease_ms: int) -> int:
+        now = self.now()
+        held = {key: permit for key, permit in self._permits.items() if permit[1] > now}
+        others = [n for (name, who), (n, _) in held.items() if name == ask.name and who != lock]
+        permits = ask.permits(sum(others))
+        held[ask.name, lock] = max(permits, ask.running), now + lease_ms
+        self._permits = held
+        return permits
+
+    @_alone
     def leases(self, lock: str) -> set[Lease]:
         rows = self._jobs.running.values()
         return {Lease(row.id, row.attempt) for row in rows if row.lock == lock}
@@ -245,6 +264,8 @@ class MemoryStore:
     @_alone
     def free(self, limit: int, *, lock: str | None = None) -> Freed:
         now = self.now()
+        if lock is not None:
+            self._forget_permits(lock)
         found = [
             row
             for row in self._jobs.running.values()

@@ -8,6 +8,7 @@
     postgres_ingest     accepted jobs come in
     postgres_floor      where claims begin to look
     postgres_claim      leases are taken, renewed, given back
+    postgres_permits    limits that hold for all nodes
     postgres_finish     runs end
     postgres_marks      few jobs at a time, moved by core/lifecycle.py itself
     postgres_tend       what the janitor does
@@ -36,9 +37,11 @@ from slimq.store import postgres_claim as claims
 from slimq.store import postgres_facts
 from slimq.store import postgres_finish as finishes
 from slimq.store import postgres_ingest as ingests
+from slimq.store import postgres_permits as permits
 from slimq.store import postgres_questions as questions
 from slimq.store import postgres_tend as tending
 from slimq.store.base import (
+    Ask,
     Claim,
     Control,
     Cursor,
@@ -133,7 +136,11 @@ class PostgresStore:
         self._link.once(lambda tx: tx.do(_REGISTER, (node.sysid, node.started_at, about)))
 
     def leave(self, sysid: str) -> None:
-        self._link.once(lambda tx: tx.do("DELETE FROM slimq.node WHERE sysid = %s", (sysid,)))
+        def work(tx: Tx) -> None:
+            tx.do("DELETE FROM slimq.node WHERE sysid = %s", (sysid,))
+            permits.forget(tx, sysid)
+
+        self._link.write(work)
 
     def cursor(self, journal: str) -> Cursor:
         return self._link.once(lambda tx: ingests.read_cursor(tx, journal))
@@ -209,13 +216,22 @@ class PostgresStore:
         self._lower(heads)
         return count
 
+    def permit(self, lock: str, asks: Sequence[Ask], *, lease_ms: int) -> list[int]:
+        return self._link.write(lambda tx: permits.permit(tx, lock, asks, lease_ms))
+
     def leases(self, lock: str) -> set[Lease]:
         return self._link.once(lambda tx: claims.leases(tx, lock))
 
     def free(self, limit: int, *, lock: str | None = None) -> Freed:
         if lock is None and not self._link.once(tending.is_abandoned):
             return Freed(0, 0, {})
-        freed, heads = self._link.write(lambda tx: tending.free(tx, limit, lock, self._shard))
+
+        def work(tx: Tx) -> tuple[Freed, dict[int, int]]:
+            if lock is not None:
+                permits.forget(tx, lock)
+            return tending.free(tx, limit, lock, self._shard)
+
+        freed, heads = self._link.write(work)
         self._lower(heads)
         return freed
 

@@ -239,6 +239,7 @@ def _forget(tx: Tx, keep: Keep) -> None:
     tx.do("DELETE FROM slimq.idempotency WHERE ingested_at < %s::bigint", (window,))
     _forget_aliases(tx, min(keep.ok_before, keep.failed_before, window))
     tx.do("DELETE FROM slimq.node WHERE seen_at < %s::bigint", (now - NODES_KEPT_MS,))
+    tx.do("DELETE FROM slimq.permit WHERE dt <= slimq.now_ms()")
 
 
 def _forget_aliases(tx: Tx, oldest: int) -> None:

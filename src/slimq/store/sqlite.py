@@ -6,6 +6,7 @@
     sqlite_types      the types: numbers, exact counts, when they are due
     sqlite_ingest     accepted jobs come in
     sqlite_claim      leases are taken, renewed, given back
+    sqlite_permits    limits that hold for all nodes
     sqlite_finish     runs end
     sqlite_marks      few jobs at a time, moved by core/lifecycle.py itself
     sqlite_tend       what the janitor does
@@ -32,9 +33,11 @@ from slimq.store import sqlite_changes as changes
 from slimq.store import sqlite_claim as claims
 from slimq.store import sqlite_finish as finishes
 from slimq.store import sqlite_ingest as ingests
+from slimq.store import sqlite_permits as permits
 from slimq.store import sqlite_questions as questions
 from slimq.store import sqlite_tend as tending
 from slimq.store.base import (
+    Ask,
     Claim,
     Control,
     Cursor,
@@ -122,6 +125,7 @@ class SqliteStore:
     def leave(self, sysid: str) -> None:
         with self._file.write() as tx:
             tx.db.execute("DELETE FROM node WHERE sysid = ?", (sysid,))
+            permits.forget(tx, sysid)
 
     def cursor(self, journal: str) -> Cursor:
         with self._file.read() as tx:
@@ -178,12 +182,18 @@ class SqliteStore:
         with self._file.write() as tx:
             return claims.release(tx, lock, leases)
 
+    def permit(self, lock: str, asks: Sequence[Ask], *, lease_ms: int) -> list[int]:
+        with self._file.write() as tx:
+            return permits.permit(tx, lock, asks, lease_ms)
+
     def leases(self, lock: str) -> set[Lease]:
         with self._file.read() as tx:
             return claims.leases(tx.db, lock)
 
     def free(self, limit: int, *, lock: str | None = None) -> Freed:
         with self._file.write() as tx:
+            if lock is not None:
+                permits.forget(tx, lock)
             return tending.free(tx, limit, lock)
 
     def purge(self, *, ok_before: int, failed_before: int, bytes_max: int, limit: int) -> int:

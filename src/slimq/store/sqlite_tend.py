@@ -112,6 +112,7 @@ def _forget(tx: Write, keep: Keep) -> None:
     _forget_aliases(tx, min(keep.ok_before, keep.failed_before, window))
     shown = tx.now - NODES_KEPT_MS
     tx.db.execute("DELETE FROM node WHERE seen_at < ?", (shown,))
+    tx.db.execute("DELETE FROM permit WHERE dt <= ?", (tx.now,))
 
 
 def _forget_aliases(tx: Write, oldest: int) -> None:
