@@ -407,12 +407,13 @@ class Node:
         for append in group:
             if append.done is not None:
                 append.done(append)
-        headers = [append.header for append in group if append.error is None]
-        if headers:
-            count = sum([header.count for header in headers])
+        written = [append for append in group if append.error is None]
+        if written:
+            count = sum([append.header.count for append in written])
             self._accepted += count
-            first = [header.id for header in headers[:LOG_ITEMS_MAX]]
-            self._log.info("jobs.accepted", count=count, requests=len(headers), ids=first)
+            requests = sum([append.requests for append in written])
+            first = [append.header.id for append in written[:LOG_ITEMS_MAX]]
+            self._log.info("jobs.accepted", count=count, requests=requests, ids=first)
 
     def _start_flights(self, flights: list[Flight]) -> None:
         self._flights.start(flights)

@@ -12,6 +12,7 @@ import logging
 from collections.abc import Callable, Coroutine, Iterable, Mapping
 from typing import Any, NamedTuple
 
+from slimq.api.gather import Gatherer
 from slimq.api.keys import KeyResolver
 from slimq.api.keys_pending import Owner, PendingKeys, TypeKey
 from slimq.api.options import AddOptions, Durability
@@ -73,6 +74,7 @@ class Acceptor:
         self._clock = clock
         self._node = node
         self._tasks: set[asyncio.Task[None]] = set()
+        self._gatherer = Gatherer(minter=minter, submit=submit, new_body=new_body, clock=clock)
 
     def check_open(self) -> None:
         """Raise what the journal refuses new jobs with now, if it does."""
@@ -95,6 +97,24 @@ class Acceptor:
             done(error)
             return
         self._append(header, body, ids, options.durability, done)
+
+    def accept_small(self, options: AddOptions, data: bytes, done: Done) -> None:
+        """Accept every line of a small body without a key, due at once, to the journal."""
+        durability = options.durability
+        count = data.count(b"\n")
+        if not data.endswith(b"\n"):
+            if not data:
+                done(no_line())
+                return
+            count, data = count + 1, data + b"\n"
+
+        def told(outcome: IdBlock | SlimqError) -> None:
+            if isinstance(outcome, SlimqError):
+                done(outcome)
+            else:
+                done(Accepted(outcome.first, outcome, durability))
+
+        self._gatherer.add(options.type, durability, data, count, told)
 
     async def accepted(self, options: AddOptions, body: Body, key: str, trace: str) -> Accepted:
         """`accept_lines` for those who wait. Raises SlimqError."""
@@ -141,7 +161,7 @@ class Acceptor:
         self, options: AddOptions, body: Body, key: str, digest: str, trace: str
     ) -> tuple[Header, IdBlock]:
         if not body.count:
-            raise BadBody("the body has no line: every job is a line, which may be empty")
+            raise no_line()
         if options.all_ids and body.count > ALL_IDS_MAX:
             raise BodyTooLarge(
                 f"ids=all answers at most {ALL_IDS_MAX} ids; without it the answer names the "
@@ -228,6 +248,10 @@ class Acceptor:
         task = asyncio.get_running_loop().create_task(_report(accepting, done))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+
+
+def no_line() -> BadBody:
+    return BadBody("the body has no line: every job is a line, which may be empty")
 
 
 async def _digest(body: Body) -> str:

@@ -21,7 +21,8 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
 from slimq.api.accept import Accepted, Acceptor, Outcome, tell
-from slimq.api.options import AddOptions, AddOptionsReader, read_key, read_trace
+from slimq.api.gather import SMALL_MAX
+from slimq.api.options import NOW, AddOptions, AddOptionsReader, read_key, read_trace
 from slimq.api.problem import JSON_TYPE, TEXT_TYPE, Answer, prefers_text, render, to_response
 from slimq.core.limits import LIST_IDS_MAX
 from slimq.errors import BadBody, BodyTooLarge, SlimqError
@@ -29,7 +30,8 @@ from slimq.journal.body import Body
 
 
 class Adding:
-    """One `POST /add` whose body arrives."""
+    """One `POST /add` whose body arrives. A small one that arrives in one piece, as nearly
+    all do, may share its record of the journal with others."""
 
     def __init__(
         self, acceptor: Acceptor, options: AddOptions, key: str, trace: str, accept: str
@@ -39,17 +41,39 @@ class Adding:
         self._key = key
         self._trace = trace
         self._accept = accept
-        self._body: Body | None = acceptor.new_body()
+        self._piece: bytes | None = None  # all of the body so far, if that is small
+        self._body: Body | None = None
 
     def feed(self, data: bytes) -> None:
         """Take the next bytes of the body. Raises LineTooLong, BodyTooLarge."""
+        if self._body is None:
+            if self._piece is None and len(data) <= SMALL_MAX:
+                self._piece = data
+                return
+            self._open()
         assert self._body is not None
         self._body.feed(data)
 
+    def _open(self) -> None:
+        piece, self._piece = self._piece, None
+        self._body = self._acceptor.new_body()
+        if piece:
+            self._body.feed(piece)
+
     def finish(self, done: Callable[[Outcome], None]) -> None:
         """The body is complete: `done` is called once, with what became of it."""
+        options = self._options
+        if self._body is None:
+            if (
+                options.when is NOW
+                and options.durability != "store"
+                and not (self._key or self._trace)
+            ):
+                self._acceptor.accept_small(options, self._piece or b"", done)
+                return
+            self._open()
         body, self._body = self._body, None
-        assert body is not None
+        assert body is not None, "it was just opened"
         body.finish()
         self._acceptor.accept_lines(self._options, body, self._key, self._trace, done)
 
@@ -61,7 +85,7 @@ class Adding:
 
     def discard(self) -> None:
         """Forget a body that did not arrive whole. No-op once it is finished."""
-        body, self._body = self._body, None
+        body, self._body, self._piece = self._body, None, None
         if body is not None:
             body.discard()
 

@@ -13,11 +13,12 @@ class Append:
     """A record to append, and what became of it.
 
     `durability` is "journal" (on disk before it is done) or "buffered" (written before it
-    is done, on disk 50 ms later). Then either `error` says why it was refused, or `start`
-    and `end` say where it is. `done` is for whoever delivers; the journal does not call it.
+    is done, on disk 50 ms later). `requests` is how many share it. Then either `error` says
+    why it was refused, or `start` and `end` say where it is. `done` is for whoever delivers;
+    the journal does not call it.
     """
 
-    __slots__ = ("body", "done", "durability", "end", "error", "header", "start")
+    __slots__ = ("body", "done", "durability", "end", "error", "header", "requests", "start")
 
     def __init__(
         self,
@@ -25,11 +26,13 @@ class Append:
         body: Body,
         durability: str = "journal",
         done: Callable[[Append], None] | None = None,
+        requests: int = 1,
     ) -> None:
         self.header = header
         self.body = body
         self.durability = durability
         self.done = done
+        self.requests = requests
         self.error: SlimqError | None = None
         self.start = Position()
         self.end = Position()
