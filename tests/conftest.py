@@ -10,7 +10,11 @@ from typing import Any
 import pytest
 
 from postgres_kit import PgBouncer, Server, or_skip
-from proof_kit import SECONDS_MAX, Proof, is_release, recorded
+from proof_kit import (  # noqa: F401 - pytest takes fixtures and hooks from this module
+    proof,
+    pytest_collection_modifyitems,
+    pytest_runtest_makereport,
+)
 
 _numbers = count(1)
 
@@ -46,17 +50,3 @@ def make_pgbouncer() -> Iterator[Callable[..., PgBouncer]]:
             return made.enter_context(or_skip(lambda: PgBouncer(server, **wants)))
 
         yield make
-
-
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    for item in items:
-        if is_release() and item.get_closest_marker("proof"):
-            item.add_marker(pytest.mark.timeout(SECONDS_MAX))
-
-
-@pytest.fixture
-def proof(request: pytest.FixtureRequest) -> Iterator[Proof]:
-    """Sizes, seed and result of this proof: `@pytest.mark.proof("T1")`."""
-    mark = request.node.get_closest_marker("proof")
-    with recorded(mark.args[0], request.node.nodeid) as proof:
-        yield proof
