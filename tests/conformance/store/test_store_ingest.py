@@ -64,6 +64,18 @@ def test_a_stale_cursor_changes_nothing(yard: Yard):
     assert yard.store.totals().waiting == 1
 
 
+@pytest.mark.parametrize("yard", ["sqlite", "postgres"], indirect=True)
+def test_an_ingest_that_fails_moves_no_cursor(yard: Yard):
+    yard.add()
+    cursor = yard.store.cursor(JOURNAL)
+    torn = yard.new(count=2, data=[b"one has an id and no data"])
+    with pytest.raises(AssertionError):
+        yard.ingest(yard.new(), torn)
+    assert yard.store.cursor(JOURNAL) == cursor
+    assert yard.store.totals().waiting == 1
+    assert yard.ingest(yard.new()).added == 1
+
+
 def test_cursors_of_journals_are_apart(yard: Yard):
     yard.store.ingest("one", Cursor(), Cursor(1, 2), [])
     yard.store.ingest("two", Cursor(), Cursor(3, 4), [])

@@ -422,6 +422,18 @@ def test_only_abandoned_jobs_are_freed_the_longest_abandoned_first(yard: Yard):
     assert yard.counts() == (2, 0, 0, 0, 0)
 
 
+def test_a_job_whose_lease_holds_is_not_freed_with_one_that_is_abandoned(yard: Yard):
+    yard.add(count=2)
+    (abandoned,) = yard.claim(limit=1)
+    yard.clock.advance(LEASE_MS // 2)
+    (held,) = yard.claim(limit=1)
+    yard.clock.advance(LEASE_MS // 2)
+    assert yard.other.free(10) == (1, 0, {TYPE: START_MS})
+    views = [yard.store.job(job.id) for job in (abandoned, held)]
+    assert [view.lock for view in views if view] == [FREE, NODE]
+    assert yard.finish([held]) == set()
+
+
 def test_a_freed_job_tells_what_happened(yard: Yard):
     (id_,) = yard.add()
     yard.claim()

@@ -37,7 +37,7 @@ class Reply(NamedTuple):
 
     @property
     def slug(self) -> str:
-        return str(self.document["type"]).removeprefix("/problems/")
+        return str(self.document.get("type", "")).removeprefix("/problems/")
 
 
 class Wire:
@@ -180,6 +180,7 @@ class JournalBench:
         self._thread = threading.Thread(target=self._commit.run, name="commit")
         self._thread.start()
         self._held: list[Append] | None = None
+        self.levels: list[str] = []  # of the appends, as they were submitted
 
     def refusal(self) -> SlimqError | None:
         return self.refused
@@ -188,6 +189,7 @@ class JournalBench:
         return Body(self._budget)
 
     def submit(self, append: Append) -> None:
+        self.levels.append(append.durability)
         if self._held is not None:
             self._held.append(append)
         else:

@@ -256,6 +256,21 @@ def test_durability_buffered_is_named(either):
     assert (reply.status, reply.headers["slimq-durability"]) == (202, "buffered")
 
 
+@pytest.mark.parametrize(
+    ("asked", "level"),
+    [
+        ("", "journal"),
+        ("&durability=journal", "journal"),
+        ("&durability=store", "journal"),
+        ("&durability=buffered", "buffered"),
+    ],
+)
+def test_only_who_asks_for_buffered_is_answered_before_the_sync(either, asked, level):
+    with either.wire() as wire:
+        assert wire.request(ADD + asked, b"x").status == 202
+    assert either.journal.levels == [level]
+
+
 def test_there_is_no_answer_before_the_journal_has_the_jobs(either):
     either.journal.hold()
     with either.wire() as wire:

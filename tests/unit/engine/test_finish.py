@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from itertools import pairwise
+from random import Random
+from types import SimpleNamespace
 
 import pytest
 from engine_kit import OTHER, START_MS, TYPE, Rig, child, handler, ids_of
@@ -13,6 +16,7 @@ from slimq.core.jobid import child_id
 from slimq.core.lifecycle import DONE, FREE, State, finished_at, state_of
 from slimq.core.limits import CRASHES_MAX, LEASE_MS
 from slimq.errors import StoreUnavailable
+from slimq.finish import Finisher
 from slimq.runner.flight import Flight
 from slimq.store.base import JobView
 
@@ -62,6 +66,18 @@ def test_error_counts_a_failure_and_waits_by_backoff_until_it_is_once_too_often(
     rig.step()
     job = rig.job(id_)
     assert (state(rig, job), job.failures, job.status) == (State.DONE, 2, 500)
+
+
+def test_jobs_that_fail_together_come_back_spread_over_time(rig: Rig) -> None:
+    flights = rig.launch(*[b"x"] * 1000, batch_size=1000, backoff={"min": "60s", "max": "60s"})
+    rolls = Random(1)
+    chance = SimpleNamespace(uniform=rolls.random)
+    finisher = Finisher(rig.store, rig.sysid, chance, rig.add_children)  # type: ignore[arg-type]
+    finisher.finish([end(flight, *[Result(500)] * 1000) for flight in flights])
+    again = [rig.job(id_).dt - START_MS for flight in flights for id_ in ids_of(flight)]
+    in_one_second = Counter(at // 1000 for at in again)
+    assert max(in_one_second.values()) <= len(again) * 3 // 100
+    assert max(again) < 60_000
 
 
 def test_a_crash_counts_apart_from_failures(rig: Rig) -> None:

@@ -350,6 +350,7 @@ def test_a_run_is_killed_before_its_lease_ends_and_not_much_earlier() -> None:
         yard.clock.advance(1)
         yard.flights.watch()
         assert renewed.task.cancelling() == 0
+        assert flight.task.cancelling() == 1
         await asyncio.wait([flight.task])
         assert yard.over == [flight]
         assert yard.clock.boot_ms() < flight.deadline_ms

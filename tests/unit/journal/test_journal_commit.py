@@ -54,6 +54,19 @@ def test_what_waits_is_committed_in_order_by_one_sync_and_delivered_once(bench: 
     assert bench.read() == [b"first\n", *bodies]
 
 
+def test_what_is_delivered_has_been_written_and_synced_before(bench: Bench) -> None:
+    bench.commit(b"first\n")
+    bench.disk.calls.clear()
+    before: list[list[str]] = []
+    commit = GroupCommit(
+        bench.writer, lambda group: before.append(list(bench.disk.calls)), clock=SystemClock()
+    )
+    commit.submit(bench.append(b"second\n"))
+    commit.close()
+    commit.run()
+    assert before == [["pwritev", "fdatasync"]]
+
+
 def test_close_finishes_what_is_queued_and_refuses_what_comes_after(bench: Bench) -> None:
     running = Running(bench)
     for n in range(2500):  # more than two groups

@@ -14,8 +14,10 @@ import pytest
 
 from clock_kit import FakeClock
 from postgres_kit import PgBouncer, Server, either, wait_until
+from slimq.core.jobid import Minter
+from slimq.core.lifecycle import Lease
 from slimq.errors import ConfigError, StoreRefused, StoreTooNew, StoreUnavailable
-from slimq.store.base import Policy, TooSlow
+from slimq.store.base import Cursor, NewJobs, Policy, TooSlow
 from slimq.store.opening import open_store
 from slimq.store.postgres import PostgresStore
 from slimq.store.postgres_facts import warnings
@@ -329,6 +331,17 @@ def test_what_may_lose_commits_is_noticed(make_postgres: MakeServer) -> None:
         assert re.fullmatch(r"\d\d[.\w]+", facts.version)
         assert facts.synchronous_commit == "off"
         assert [warning.split()[0] for warning in facts.warnings] == ["fsync", "synchronous_commit"]
+
+
+def test_only_the_commit_of_a_lease_does_not_wait_for_the_disk(database: str) -> None:
+    with store_at(database) as store:
+        store.check()
+        (id_,) = Minter("nodeAAAA").block(1, store.now()).ids()
+        jobs = NewJobs(type="acme/mail", dt=store.now(), ids=[id_], data=[b"x"])
+        store.ingest("a journal", Cursor(), Cursor(1), [jobs])
+        (job,) = store.claim("acme/mail", "nodeAAAA", 1, lease_ms=60_000, bytes_max=1 << 20).jobs
+        store.renew("nodeAAAA", [Lease(job.id, job.attempt)], lease_ms=60_000)
+        assert store.facts().synchronous_commit == "on"
 
 
 def test_the_oldest_snapshot_is_that_of_the_database(postgres: Server, database: str) -> None:
