@@ -3,10 +3,10 @@ PYTHON ?= python3
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help run demo cluster bench test check postgres lock clean
+.PHONY: help run demo cluster bench test check prove prove-release sim postgres rigs lock clean
 
 help: ## show this list
-	@sed -nE 's/^([a-z]+):.*## (.*)/make \1\t\2/p' Makefile
+	@sed -nE 's/^([a-z-]+):.*## (.*)/make \1\t\2/p' Makefile
 
 .venv/ready: pyproject.toml requirements.lock
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "slimq needs Python >= 3.11: make PYTHON=python3.12 ...")'
@@ -36,10 +36,26 @@ check: .venv/ready ## lint, formatting, types and import rules
 postgres: .venv/ready ## find a PostgreSQL server for tests and the cluster, else install one
 	$(BIN)/python examples/install_postgres.py
 
-# Without a server the tests that need one are skipped; where CI is set, they fail.
-test: check ## check, then all tests, with a PostgreSQL if there can be one
-	-@$(MAKE) --no-print-directory -s postgres
+rigs: .venv/ready ## find what the rigs of the proofs are made of, else install it
+	$(BIN)/python examples/install_rigs.py
+
+# Without a server or a rig the tests that need it are skipped; where CI is set, they fail.
+test: check ## check, then all tests, with a PostgreSQL and all rigs if there can be
+	-@$(MAKE) --no-print-directory -s -k postgres rigs
 	$(BIN)/python -m pytest
+
+prove: .venv/ready ## the proofs alone, in their small size, and the planted bugs; test has them, too
+	-@$(MAKE) --no-print-directory -s -k postgres rigs
+	$(BIN)/python -m pytest -m proof -rs
+
+prove-release: .venv/ready ## the proofs in the size of a release, hours; go on by starting it again
+	-@$(MAKE) --no-print-directory -s -k postgres rigs
+	$(BIN)/python reliability/run.py $(PROOF)
+
+SEED ?= 1
+HOURS ?= 1
+sim: .venv/ready ## one simulation: make sim SEED=4711 HOURS=24; the same seed gives the same trace
+	$(BIN)/python tests/sim/run.py --seed $(SEED) --hours $(HOURS)
 
 lock: ## resolve the dependencies of pyproject.toml anew into requirements.lock, with hashes
 	$(PYTHON) -m venv .venv-lock

@@ -9,7 +9,7 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
         outcome: [
             report
             for report in terminalreporter.stats.get(outcome, [])
-            if "test_a_planted_bug_is_found[" in report.nodeid
+            if "test_a_planted_bug_is_caught[" in report.nodeid
         ]
         for outcome in ("passed", "failed", "skipped")
     }

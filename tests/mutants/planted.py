@@ -19,9 +19,11 @@ INGEST = STORE + "test_store_ingest.py::"
 
 
 class Planted(NamedTuple):
-    """`file` is below src/slimq; `breaks` says what would happen to a user."""
+    """`promise` of docs/guarantees.md is broken, where it is one of these; `file` is below
+    src/slimq; `breaks` says what would happen to a user."""
 
     name: str
+    promise: str
     file: str
     old: str
     new: str
@@ -33,6 +35,7 @@ PLANTED = [
     # The journal.
     Planted(
         "no_fsync",
+        "B1",
         "journal/segment_file.py",
         "self._disk.fdatasync(self._file)",
         "pass",
@@ -42,6 +45,7 @@ PLANTED = [
     ),
     Planted(
         "no_fsync_of_a_new_segment",
+        "B1",
         "journal/segment_file.py",
         "self._disk.fsync(self._file)\n",
         "pass\n",
@@ -51,6 +55,7 @@ PLANTED = [
     ),
     Planted(
         "no_fsync_of_the_folder",
+        "B1",
         "journal/segment_file.py",
         "            self._disk.fsync_folder(self._folder)\n",
         "",
@@ -60,6 +65,7 @@ PLANTED = [
     ),
     Planted(
         "answer_before_the_group_commit",
+        "B1",
         "journal/commit.py",
         "                self._writer.commit(group)\n                self._deliver(group)\n",
         "                self._deliver(group)\n                self._writer.commit(group)\n",
@@ -69,6 +75,7 @@ PLANTED = [
     ),
     Planted(
         "fsync_again_after_it_failed",
+        "A5",
         "journal/writer.py",
         "        except OSError:\n            return self._append_anew(appends)\n",
         "        except OSError:\n            self._sync(self._current, appends)\n",
@@ -77,6 +84,7 @@ PLANTED = [
     ),
     Planted(
         "answer_from_memory_when_the_disk_fails",
+        "A5",
         "journal/writer.py",
         "            append.error = self.refusal()\n",
         "",
@@ -86,6 +94,7 @@ PLANTED = [
     ),
     Planted(
         "damage_is_not_put_aside",
+        "A7",
         "journal/reader.py",
         "view.quarantine.keep(file, segment.name, item.start, item.end)",
         "pass",
@@ -95,6 +104,7 @@ PLANTED = [
     ),
     Planted(
         "cut_at_an_error_in_the_middle",
+        "A7",
         "journal/recovery.py",
         "elif item.record and item.end == limit:",
         "elif item.record:",
@@ -104,6 +114,7 @@ PLANTED = [
     ),
     Planted(
         "checksum_is_not_compared",
+        "A7",
         "journal/scan.py",
         "if checksum(crc) != frame.crc:",
         "if frame.crc == checksum(-1):",
@@ -112,6 +123,7 @@ PLANTED = [
     ),
     Planted(
         "segment_goes_before_the_barrier",
+        "D6",
         "ingest.py",
         "if not self._store.barrier():",
         "if self._store is None:",
@@ -120,6 +132,7 @@ PLANTED = [
     ),
     Planted(
         "segment_goes_before_its_retention",
+        "D6",
         "journal/writer.py",
         "if not over or segment.written_at > now_ms - retain_ms:",
         "if not over:",
@@ -130,6 +143,7 @@ PLANTED = [
     # Accepting.
     Planted(
         "answer_for_what_is_only_buffered",
+        "B4",
         "api/accept.py",
         'level = "buffered" if durability == "buffered" else "journal"\n        append',
         'level = "buffered"\n        append',
@@ -138,6 +152,7 @@ PLANTED = [
     ),
     Planted(
         "answer_at_the_level_store_from_the_journal",
+        "B3",
         "api/accept.py",
         'if durability == "store":',
         'if durability == "":',
@@ -146,6 +161,7 @@ PLANTED = [
     ),
     Planted(
         "keys_are_forgotten_before_the_commit",
+        "U1",
         "ingest.py",
         '        assert self._cursor is not None, "a step sets it"\n',
         '        assert self._cursor is not None, "a step sets it"\n'
@@ -156,6 +172,7 @@ PLANTED = [
     # Lines.
     Planted(
         "lines_with_a_hash_are_dropped",
+        "A1",
         "core/lines.py",
         "        lines.pop()\n    return lines\n",
         '        lines.pop()\n    return [line for line in lines if line[:1] != b"#"]\n',
@@ -164,6 +181,7 @@ PLANTED = [
     ),
     Planted(
         "carriage_returns_are_dropped",
+        "A1",
         "core/lines.py",
         'lines = body.split(b"\\n")\n',
         'lines = [line.rstrip(b"\\r") for line in body.split(b"\\n")]\n',
@@ -172,6 +190,7 @@ PLANTED = [
     ),
     Planted(
         "ambiguous_framing_is_taken",
+        "A4",
         "api/head.py",
         "        if length is not None:\n            raise CallerError(",
         "        if length is None and minor == 0:\n            raise CallerError(",
@@ -180,6 +199,7 @@ PLANTED = [
     ),
     Planted(
         "a_key_with_another_body_is_replayed",
+        "U1",
         "api/keys.py",
         "if owner.use.digest != digests[key]:",
         "if not digests[key]:",
@@ -189,6 +209,7 @@ PLANTED = [
     # The stores.
     Planted(
         "cursor_outside_the_transaction",
+        "D6",
         "store/sqlite.py",
         "            ingests.move_cursor(tx.db, journal, expected, moved)\n"
         "            return ingests.ingest(tx, jobs)\n",
@@ -200,6 +221,7 @@ PLANTED = [
     ),
     Planted(
         "cursor_outside_the_transaction_postgres",
+        "D6",
         "store/postgres.py",
         "            ingests.move_cursor(tx, journal, expected, moved)\n"
         "            return ingests.ingest(tx, jobs, self._shard)\n",
@@ -210,6 +232,7 @@ PLANTED = [
     ),
     Planted(
         "finish_without_the_attempt",
+        "F1",
         "store/sqlite_finish.py",
         "AND job.lock = ?3 AND job.attempt = m.value->>1 ",
         "AND job.lock = ?3 ",
@@ -218,6 +241,7 @@ PLANTED = [
     ),
     Planted(
         "finish_without_the_attempt_postgres",
+        "F1",
         "store/postgres_finish.py",
         "  DELETE FROM slimq.job USING m\n"
         "  WHERE job.id = m.id AND job.attempt = m.attempt AND job.lock",
@@ -227,6 +251,7 @@ PLANTED = [
     ),
     Planted(
         "a_done_job_is_run_again_by_a_late_result",
+        "D3",
         "store/sqlite_finish.py",
         "    \"AND ?3 NOT IN ('', '__done')\"\n",
         "",
@@ -235,6 +260,7 @@ PLANTED = [
     ),
     Planted(
         "rescue_of_jobs_whose_lease_holds",
+        "L2",
         "store/sqlite_tend.py",
         "WHERE lock <> '' AND lock <> '__done' AND dt <= ? ORDER BY dt LIMIT ?",
         "WHERE lock <> '' AND lock <> '__done' AND ? > 0 ORDER BY dt LIMIT ?",
@@ -243,6 +269,7 @@ PLANTED = [
     ),
     Planted(
         "rescue_of_jobs_whose_lease_holds_postgres",
+        "L2",
         "store/postgres_tend.py",
         "WHERE lock <> '' AND dt <= slimq.now_ms() ORDER BY dt, lock, seq LIMIT %s::int\n",
         "WHERE lock <> '' ORDER BY dt, lock, seq LIMIT %s::int\n",
@@ -251,6 +278,7 @@ PLANTED = [
     ),
     Planted(
         "claim_of_one_too_many",
+        "L4",
         "store/sqlite_claim.py",
         "tx.db.execute(_CANDIDATES, (type_id, tx.now, limit)).get",
         "tx.db.execute(_CANDIDATES, (type_id, tx.now, limit + 1)).get",
@@ -259,6 +287,7 @@ PLANTED = [
     ),
     Planted(
         "claim_of_one_too_many_postgres",
+        "L4",
         "store/postgres_claim.py",
         "LIMIT %(limit)s::int FOR UPDATE SKIP LOCKED),",
         "LIMIT %(limit)s::int + 1 FOR UPDATE SKIP LOCKED),",
@@ -267,6 +296,7 @@ PLANTED = [
     ),
     Planted(
         "commits_that_do_not_wait_for_the_disk_postgres",
+        "B3",
         "store/postgres_claim.py",
         "set_config('synchronous_commit', 'off', true)",
         "set_config('synchronous_commit', 'off', false)",
@@ -276,6 +306,7 @@ PLANTED = [
     ),
     Planted(
         "clock_of_the_program_for_leases",
+        "L1",
         "store/sqlite_clock.py",
         "self._latest = max(self._latest, self._offset + self._clock.boot_ms())",
         "self._latest = self._clock.wall_ms()",
@@ -286,6 +317,7 @@ PLANTED = [
     # Running and finishing.
     Planted(
         "children_after_the_end_of_their_parent",
+        "D5",
         "finish.py",
         "            children += self._journal_children(flight)\n"
         "            finished.append(self._finished(flight, now))\n"
@@ -300,6 +332,7 @@ PLANTED = [
     ),
     Planted(
         "ids_of_children_from_the_attempt",
+        "D5",
         "finish.py",
         "_child(client, batch.jobs[index].id, ordinal, line.jobtype, line.data)",
         "_child(client, batch.jobs[index].id, ordinal + 1000 * batch.jobs[index].attempt,"
@@ -309,6 +342,7 @@ PLANTED = [
     ),
     Planted(
         "children_of_a_run_that_lost_its_lease",
+        "D5",
         "finish.py",
         "            if batch.jobs[index].id not in lost\n",
         "",
@@ -317,6 +351,7 @@ PLANTED = [
     ),
     Planted(
         "renewal_on_the_thread_of_the_handlers",
+        "L2",
         "dispatch.py",
         "        lost = self._renew()\n",
         "        import asyncio\n\n"
@@ -330,6 +365,7 @@ PLANTED = [
     ),
     Planted(
         "a_run_goes_on_until_its_lease_is_over",
+        "L3",
         "runner/flight.py",
         "now > f.deadline_ms - LEASE_MARGIN_MS",
         "now > f.deadline_ms",
@@ -338,6 +374,7 @@ PLANTED = [
     ),
     Planted(
         "no_jitter",
+        "",
         "core/backoff.py",
         "return int(ceiling * chance)",
         "return ceiling",
@@ -346,6 +383,7 @@ PLANTED = [
     ),
     Planted(
         "a_crash_is_no_reason_to_stop",
+        "D7",
         "core/lifecycle.py",
         "    if mark.crashes >= CRASHES_MAX:\n",
         "    if mark.crashes < 0:\n",
@@ -354,6 +392,7 @@ PLANTED = [
     ),
     Planted(
         "a_done_job_is_cancelled",
+        "D3",
         "core/lifecycle.py",
         "    if mark.lock == DONE:\n        return False\n",
         "",
@@ -363,6 +402,7 @@ PLANTED = [
     # Security.
     Planted(
         "address_is_checked_when_it_is_resolved_only",
+        "",
         "runner/transfer.py",
         "if not self._policy.permits(host):",
         "if not host:",
@@ -371,6 +411,7 @@ PLANTED = [
     ),
     Planted(
         "commands_inherit_the_environment",
+        "",
         "runner/command.py",
         "environment = self._environment | {\n",
         "environment = dict(os.environb) | self._environment | {\n",

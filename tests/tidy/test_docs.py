@@ -79,20 +79,20 @@ def test_there_is_a_page_for_all_that_another_promises() -> None:
 
 def targets() -> set[str]:
     makefile = (ROOT / "Makefile").read_text("utf-8")
-    return set(re.findall(r"^([a-z]+):", makefile, re.M))
+    return set(re.findall(r"^([a-z-]+):", makefile, re.M))
 
 
 @page_by_page
 def test_every_make_target_that_is_named_exists(page: Path) -> None:
     named = {
-        word for code in code_of(page) for word in re.findall(r"(?:^|[;&] *)make ([a-z]+)", code)
+        word for code in code_of(page) for word in re.findall(r"(?:^|[;&] *)make ([a-z-]+)", code)
     }
     assert named <= targets()
 
 
 def test_every_make_target_says_what_it_does_and_is_phony() -> None:
     makefile = (ROOT / "Makefile").read_text("utf-8")
-    assert targets() == set(re.findall(r"^([a-z]+):.*## \S", makefile, re.M))
+    assert targets() == set(re.findall(r"^([a-z-]+):.*## \S", makefile, re.M))
     phony = re.search(r"^\.PHONY: (.+)$", makefile, re.M)
     assert phony is not None
     assert targets() == set(phony[1].split())

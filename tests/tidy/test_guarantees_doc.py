@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterator
 
 from doc_pages import ROOT, missing_places
+from planted import PLANTED
 
 PAGE = (ROOT / "docs" / "guarantees.md").read_text("utf-8")
 HEADING = re.compile(r"^## (.+)$", re.M)
@@ -54,6 +55,17 @@ def test_every_promise_has_a_proof() -> None:
 
 def test_every_proof_exists() -> None:
     assert missing_places(PAGE) == []
+
+
+def test_the_proofs_that_find_planted_bugs_are_named_with_their_promise() -> None:
+    promised = promises(proved=True)
+    for bug in PLANTED:
+        if bug.promise:
+            assert f"- `{bug.test.partition('[')[0]}`" in proofs(promised[bug.promise]), bug.name
+
+
+def test_most_kinds_of_promises_have_a_planted_bug() -> None:
+    assert {bug.promise[:1] for bug in PLANTED} >= set("BADULF")
 
 
 def test_what_is_not_proved_says_so_and_points_at_no_test() -> None:
