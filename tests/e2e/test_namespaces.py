@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 import signal
 import threading
-import urllib.error
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing
@@ -17,6 +16,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
+from adder_kit import Adder
 from namespace_kit import FarNode, Machine, need_namespaces, skew_library
 from node_kit import wait_until
 
@@ -56,35 +56,6 @@ class Done(NamedTuple):
     started_at: int
     ended_at: int
     before: list[str]
-
-
-class Adder:
-    """Adds lines to one node until told to stop; each line once, never again."""
-
-    def __init__(self, node: FarNode, name: str) -> None:
-        self._node, self._name = node, name
-        self._stop = threading.Event()
-        self.acknowledged: set[str] = set()
-        self.unknown: set[str] = set()  # no answer came: they may be in or not
-        self._thread = threading.Thread(target=self._run)
-        self._thread.start()
-
-    def close(self) -> None:
-        self._stop.set()
-        self._thread.join(80)
-
-    def _run(self) -> None:
-        number = 0
-        while not self._stop.wait(PAUSE_S):
-            lines = [f"{self._name}-{number + each}" for each in range(3)]
-            number += 3
-            try:
-                answer = self._node.post("work", [line.encode() for line in lines])
-            except (urllib.error.URLError, OSError):
-                self.unknown.update(lines)
-            else:
-                assert answer.status == 202, answer
-                self.acknowledged.update(lines)
 
 
 class Yard:
@@ -155,7 +126,7 @@ def test_nothing_is_lost_and_every_second_run_has_its_fault(yard: Yard) -> None:
     off = [round((yard.clock_of(node) - yard.now()) / HOUR_MS) for node in yard.nodes]
     assert off == ([0, 1, -1] if skew_library() else [0, 0, 0])
     pause = threading.Event()
-    adders = [Adder(node, f"n{number}") for number, node in enumerate(yard.nodes)]
+    adders = [Adder(node, f"n{number}", pause_s=PAUSE_S) for number, node in enumerate(yard.nodes)]
     with ExitStack() as stack:
         for adder in adders:
             stack.callback(adder.close)
