@@ -179,6 +179,7 @@ class StoreUnavailable(OperatorError):
 class StoreTooNew(StoreUnavailable):
     slug = "store-too-new"
     title = "The store was made by a newer slimq"
+    heals = False
 
 
 class JournalFailed(OperatorError):

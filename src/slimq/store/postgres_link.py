@@ -310,11 +310,7 @@ class PostgresLink:
         db.adapters.register_dumper(int, Int8BinaryDumper)
         db.adapters.register_dumper(str, StrBinaryDumper)
         db.answer_s = max(SET_UP_S, self._answer_s)
-        try:
-            set_up(db, self.shown, self._migrations)
-        except StoreUnavailable as error:
-            error.heals = False
-            raise
+        set_up(db, self.shown, self._migrations)
         db.answer_s = self._answer_s
         if (forbidden := db.execute(_FORBIDDEN).fetchone()) is not None:
             user, table = forbidden

@@ -80,9 +80,12 @@ def migrate(db: psycopg.Connection[Any], shown: str, migrations: Migrations) -> 
 
 
 def _refuse_while_alive(count: int, shown: str) -> None:
+    """A node that waits for the end of others accepts meanwhile."""
     if count:
         why = f"{count} running nodes are too old for its next schema: stop them first"
-        raise _cannot(shown, why)
+        refusal = _cannot(shown, why)
+        refusal.heals = True
+        raise refusal
 
 
 def _one(db: psycopg.Connection[Any], query: str, *values: object) -> Any:
@@ -97,4 +100,6 @@ def _forbidden(shown: str, error: psycopg.Error) -> StoreUnavailable:
 
 
 def _cannot(shown: str, why: str) -> StoreUnavailable:
-    return StoreUnavailable(f"the store {shown} cannot be used: {why}")
+    refusal = StoreUnavailable(f"the store {shown} cannot be used: {why}")
+    refusal.heals = False
+    return refusal
