@@ -36,7 +36,7 @@ class Dispatcher:
         self._lost: set[Lease] = set()  # of runs that did not end yet
         self._crashing: set[str] = set()  # types whose last claim brought jobs with crashes
         self._surplus: list[Lease] = []  # claimed, and not given back yet
-        self.flights: set[Flight] = set()
+        self.flights: dict[Flight, None] = {}  # in order of their start
         self.running_jobs = 0  # read by other threads
 
     def step(self) -> int:
@@ -52,7 +52,7 @@ class Dispatcher:
     def landed(self, flight: Flight, now: int) -> None:
         """A flight is over and its jobs are finished or lost."""
         batch = flight.batch
-        self.flights.discard(flight)
+        self.flights.pop(flight, None)
         self.running_jobs -= len(batch.jobs)
         self._scheduler.ended(batch.type, batch.handler, now)
 
@@ -125,7 +125,7 @@ class Dispatcher:
             self._crashing.add(pick.type)
         else:
             self._crashing.discard(pick.type)
-        self.flights.update(flights)
+        self.flights.update(dict.fromkeys(flights))
         count = len(claim.jobs) - len(surplus)
         self.running_jobs += count
         next_at = started if surplus else claim.next_at

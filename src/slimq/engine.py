@@ -56,8 +56,9 @@ class SysidTaken(Exception):
 
 class Engine:
     """`moved` is called with the ids of jobs that moved, `safe` with how far the journal
-    is safely stored; `tell` tells other nodes that there are jobs for them. All but `run`
-    may be called from other threads."""
+    is safely stored; `tell` tells other nodes that there are jobs for them; `alarm` is set
+    when there is something to do at once. All but `run`, `turn` and `step` may be called from
+    other threads."""
 
     def __init__(
         self,
@@ -77,6 +78,7 @@ class Engine:
         freed_former: Callable[[str], None],
         tell: Callable[[Literal["jobs"]], None] = lambda what: None,
         gather_ms: int = GATHER_MS,
+        alarm: threading.Event | None = None,
     ) -> None:
         self._store, self._ingester, self._scheduler = store, ingester, scheduler
         self._dispatcher, self._finisher, self._janitor = dispatcher, finisher, janitor
@@ -84,13 +86,14 @@ class Engine:
         self._log = log
         self._former = former
         self._moved, self._safe, self._freed_former = moved, safe, freed_former
-        self._wake = threading.Event()
+        self._wake = alarm or threading.Event()
         self._landed: deque[Flight] = deque()
         self._registered = False
         self._control_version = -1
         self._renew_now = False
         self._scan_at = self._check_at = self._safe_at = 0
         self._ingest_at = self._retry_at = 0  # boot time
+        self._pause = PAUSE_MIN_S  # after the next step that fails
         self._tell = tell
         self._gather_ms = gather_ms
         self._scan_after = ""
@@ -156,38 +159,43 @@ class Engine:
 
     def run(self) -> None:
         try:
-            self._run()
+            while not self._ended:
+                self._wake.clear()
+                self._wake.wait(self.turn())
+            self._last_step()
         finally:
             self.holds.set()
 
-    def _run(self) -> None:
-        pause = PAUSE_MIN_S
-        while not self._ended:
-            self._wake.clear()
-            if self._draining:
-                self.holds.set()
-            try:
-                busy = self.step()
-                if self.store_error is not None:
-                    self._log.info("store.available")
-                self.store_error, pause, self._retry_at = None, PAUSE_MIN_S, 0
-                if not busy:
-                    self._wake.wait(self._patience())
-            except OperatorError as error:  # of the store, or of reading the journal
-                if self.store_error is None:
-                    self._log.error("store.unavailable", reason=error.detail)
-                self.store_error = error.detail
-                if isinstance(error, StoreUnavailable):
-                    self._doubt_at, self._doubt_until = 0, self._clock.boot_ms() + LEASE_MS
-                    self._renew_now = True  # it may have lost leases and permits
-                if isinstance(error, StoreFull):
-                    self._ingester.make_room()
-                wait = pause * (1 + self._chance.uniform())
-                self._check_at = 0
-                self._facts_at, self._retry_at = 0, self._clock.boot_ms() + int(wait * 1000)
-                self._wake.wait(wait)
-                pause = min(pause * 2, PAUSE_MAX_S)
-        self._last_step()
+    def turn(self) -> float:
+        """Do a step, and what follows from how it ends; return for how many seconds nothing
+        is due, unless somebody wakes the engine."""
+        if self._draining:
+            self.holds.set()
+        try:
+            busy = self.step()
+        except OperatorError as error:  # of the store, or of reading the journal
+            return self._failed(error)
+        if self.store_error is not None:
+            self._log.info("store.available")
+        self.store_error, self._pause, self._retry_at = None, PAUSE_MIN_S, 0
+        return 0 if busy else self._patience()
+
+    def _failed(self, error: OperatorError) -> float:
+        """Take note of a step that failed; return how long to wait before the next."""
+        boot = self._clock.boot_ms()
+        if self.store_error is None:
+            self._log.error("store.unavailable", reason=error.detail)
+        self.store_error = error.detail
+        if isinstance(error, StoreUnavailable):
+            self._doubt_at, self._doubt_until = 0, boot + LEASE_MS
+            self._renew_now = True  # it may have lost leases and permits
+        if isinstance(error, StoreFull):
+            self._ingester.make_room()
+        wait = self._pause * (1 + self._chance.uniform())
+        self._check_at = 0
+        self._facts_at, self._retry_at = 0, boot + int(wait * 1000)
+        self._pause = min(self._pause * 2, PAUSE_MAX_S)
+        return wait
 
     def step(self) -> bool:
         """Do one bounded piece of everything that is due; return whether there is more.

@@ -27,6 +27,7 @@ from slimq.api.accept import Acceptor
 from slimq.api.app import make_app
 from slimq.api.jobs import Waits
 from slimq.api.keys_pending import PendingKeys
+from slimq.api.keys_restore import restore_keys
 from slimq.api.server import Server
 from slimq.api.turn import Turn
 from slimq.api.waiting import JobWatch, SafeWatch
@@ -361,20 +362,7 @@ class Node:
         """Remember the keys of what the journal holds and the store may not know yet."""
         with suppress(SlimqError):  # the store is down: all that is retained is looked at
             self._ingester.start()
-        decode = msgspec.json.Decoder(JobLine).decode
-        start = self._ingester.position
-        while True:
-            entries, following = self._reader.read(start, 1 << 20)
-            for entry in entries:
-                lines: list[JobLine] = []
-                if entry.header.kind == "jobs":
-                    body, _, _ = entry.body.lines(0, entry.header.count, 1 << 30)
-                    lines = [decode(line) for line in body]
-                if entry.header.key or lines:
-                    self._acceptor.restore(entry.header, lines)
-            if following == start:
-                return
-            start = following
+        restore_keys(self._acceptor, self._reader, self._ingester.position)
 
     def _secrets(self) -> list[str]:
         if self._config.http.secrets:

@@ -348,7 +348,7 @@ class Engines(RuleBasedStateMachine):
         rig = self.rigs[node]
         for _ in range(2):
             self.step(node)
-        assert rig.dispatcher.flights == set()
+        assert not rig.dispatcher.flights
         for type_ in ("a/narrow", "b/wide"):
             self.put(type_.partition("/")[2], 1)
             rig.add(*(b"x" for _ in range(20)), type=type_)

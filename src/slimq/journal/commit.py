@@ -18,7 +18,7 @@ from slimq.system.clock import Clock
 
 
 class GroupCommit:
-    """The queue in front of a writer. One thread is in `run`; any may `submit`.
+    """The queue in front of a writer. One thread is in `run`, or in `turn`; any may `submit`.
 
     `deliver` is called on that thread once for each group, with appends whose outcome is
     known, in the order in which they were submitted.
@@ -58,27 +58,38 @@ class GroupCommit:
 
     def run(self) -> None:
         """Commit group after group until `close`, and all that was queued before it."""
-        more = True
-        while more:
-            group, more = self._next_group()
-            if group:
-                self._writer.commit(group)
-                self._deliver(group)
-            self._tend()
+        while self.turn(self.patience_s()):
+            pass
         self._writer.sync()
+
+    def turn(self, wait_s: float) -> bool:
+        """Commit a group, which is waited for, and do what else is due; return False after
+        `close` and the last group."""
+        group, more = self._next_group(wait_s)
+        if group:
+            self._writer.commit(group)
+            self._deliver(group)
+        self._tend()
+        return more
+
+    def patience_s(self) -> float:
+        """Return for how long nothing is due, unless something is submitted."""
+        if self._due_at is None:  # the writer may refuse from the start, or for the store
+            return self._probe_ms / 1000
+        return max(0.0, (self._due_at - self._clock.boot_ms()) / 1000)
 
     def close(self) -> None:
         """Let `run` finish what is queued, and return."""
         self._closed = True
         self._queue.put(None)
 
-    def _next_group(self) -> tuple[list[Append], bool]:
+    def _next_group(self, wait_s: float) -> tuple[list[Append], bool]:
         """Return all that is pending, within the bounds of a group, and whether more may
         come. Waits for the first append, or until something else is due."""
         group: list[Append] = []
         size = 0
         try:
-            item = self._queue.get(timeout=self._wait_s())
+            item = self._queue.get(timeout=wait_s)
             while item is not None:
                 group += item
                 size += sum([append.body.length for append in item])
@@ -88,11 +99,6 @@ class GroupCommit:
         except queue.Empty:
             return group, True
         return group, False
-
-    def _wait_s(self) -> float:
-        if self._due_at is None:  # the writer may refuse from the start, or for the store
-            return self._probe_ms / 1000
-        return max(0.0, (self._due_at - self._clock.boot_ms()) / 1000)
 
     def _tend(self) -> None:
         """Sync what is buffered, or probe a journal that refuses, when it is due."""

@@ -47,11 +47,11 @@ class Flights:
         self._runners = runners
         self._clock = clock
         self._landed = landed
-        self._all: set[Flight] = set()
+        self._all: dict[Flight, None] = {}  # in order of their start
 
     def start(self, flights: list[Flight]) -> None:
         for flight in flights:
-            self._all.add(flight)
+            self._all[flight] = None
             flight.task = asyncio.create_task(self._fly(flight))
             # Not in `_fly`: a task that is cancelled before its first step runs none of it.
             flight.task.add_done_callback(partial(self._end, flight))
@@ -78,7 +78,7 @@ class Flights:
         flight.ran = await run_split(self._guarded, flight.batch)
 
     def _end(self, flight: Flight, _: asyncio.Task[None]) -> None:
-        self._all.discard(flight)
+        self._all.pop(flight, None)
         self._landed(flight)
 
     async def _guarded(self, batch: Batch) -> Ran:

@@ -330,5 +330,5 @@ def test_a_flight_that_landed_makes_room_for_the_next(rig: Rig) -> None:
     rig.dispatcher.step()
     (flight,) = rig.air
     rig.dispatcher.landed(flight, rig.memory.now())
-    assert rig.dispatcher.flights == set()
+    assert not rig.dispatcher.flights
     assert rig.dispatcher.step() == 1

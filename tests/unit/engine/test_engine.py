@@ -130,7 +130,7 @@ def test_a_flight_lands_once_however_often_the_store_fails(rig: Rig, name: str) 
     while not rig.try_step():
         failures += 1
         assert rig.air == []
-        assert rig.dispatcher.flights == {ran, killed}
+        assert rig.dispatcher.flights.keys() == {ran, killed}
     assert failures == 3
     assert len(rig.air) == 2
     for _ in range(12):
@@ -176,7 +176,7 @@ def test_a_stale_result_changes_nothing_and_is_counted(rig: Rig) -> None:
     assert rig.job(id_).status == 499
     assert rig.engine.counters["stale_completions"] == 1
     assert rig.engine.outcomes == {}
-    assert rig.dispatcher.flights == set()
+    assert not rig.dispatcher.flights
 
 
 def test_a_job_that_was_cancelled_is_killed_when_the_engine_looks_again(rig: Rig) -> None:
