@@ -56,6 +56,22 @@ class Node:
             self.kill()
 
     def start(self) -> None:
+        """Start the node; return when it serves."""
+        self._launch()
+        self._await_start()
+
+    def start_and_kill(self, after_s: float) -> None:
+        """Start the node and kill it so soon after that, whatever it is doing."""
+        self._launch()
+        try:
+            self.process.wait(after_s)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+        assert self.process.wait(40) == -signal.SIGKILL
+        assert self.process.stderr is not None
+        self.process.stderr.close()
+
+    def _launch(self) -> None:
         environment = os.environ | {
             "SLIMQ_DATA__PATH": str(self.data),
             "SLIMQ_SERVER__PORT": "0",
@@ -71,6 +87,8 @@ class Node:
             text=True,
         )
         self.log: list[str] = []
+
+    def _await_start(self) -> None:
         self._reader = threading.Thread(target=self._read_log)
         assert self.process.stderr is not None
         for line in self.process.stderr:

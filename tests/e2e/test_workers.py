@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from load_kit import Load
 from node_kit import ECHO, Node, wait_until
-from test_kills import Load, chance  # noqa: F401 -- chance is a fixture
 
 WORKERS = 3
 BACK_S = 5.0  # far below a lease; measured: 0.2 s
@@ -163,7 +163,7 @@ def test_all_workers_sign_with_one_secret_and_say_who_they_are(node: Node) -> No
 @pytest.mark.timeout(180)
 def test_workers_that_are_killed_under_load_lose_nothing_and_are_back_at_once(
     node: Node,
-    chance: random.Random,  # noqa: F811
+    chance: random.Random,
 ) -> None:
     load = Load(node, chance)
     # Each in turn: one that dies again and again is started later and later.
