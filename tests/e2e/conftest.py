@@ -2,14 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import random
+from outage_kit import chance, server
 
-import pytest
-
-
-@pytest.fixture
-def chance() -> random.Random:
-    seed = os.environ.get("SLIMQ_TEST_SEED") or os.urandom(4).hex()
-    print(f"SLIMQ_TEST_SEED={seed}")
-    return random.Random(seed)
+__all__ = ["chance", "server"]

@@ -95,17 +95,6 @@ def test_children_printed_by_a_job_run_too(node: Node) -> None:
     assert node.done(child["id"])["result"] == "child of x"
 
 
-def test_a_poison_job_takes_none_of_its_batch_with_it(node: Node) -> None:
-    script = 'while read -r line; do [ "$line" = poison ] && kill -9 $$; echo "200 $line"; done'
-    backoff = {"min": "1ms", "max": "1ms"}
-    node.put("mixed", lang="exec", body=["sh", "-c", script], options={"backoff": backoff})
-    ids = node.add("mixed", [b"a", b"b", b"poison", b"c"])
-    jobs = [node.done(id_) for id_ in ids]
-    assert [job["status"] for job in jobs] == [200, 200, 520, 200]
-    assert [job["failures"] for job in jobs] == [0, 0, 0, 0]
-    assert jobs[2]["crashes"] == 3
-
-
 def test_a_url_gets_jobs_one_by_one_with_a_signature_that_others_verify(node: Node) -> None:
     secret = (node.folder / "data" / "webhook.secret").read_text().strip()
     got: list[bytes] = []

@@ -208,10 +208,13 @@ def settle(job: Job, result: Result, options: Options, now: int, chance: float) 
 
 
 def _delay_ms(job: Job, result: Result, options: Options, errors: int, chance: float) -> int:
-    """A RETRY waits as long as asked; without a wish, and after an ERROR, backoff decides."""
+    """Return how long a job waits. A RETRY waits for as long as asked, and longer by chance, by
+    up to as much again: a whole herd may have been told the same moment. Without a wish, and
+    after an ERROR, backoff decides."""
     low, high = options.backoff_min_ms, options.backoff_max_ms
     if result.retry_after_ms is not None:
-        return min(max(result.retry_after_ms, low), RETRY_AFTER_MAX_MS)
+        asked = min(max(result.retry_after_ms, low), RETRY_AFTER_MAX_MS)
+        return asked + int(min(asked, high) * chance)
     tries = job.attempt if statuses.outcome_of(result.status) is Outcome.RETRY else errors
     return backoff_ms(tries, low, high, chance)
 

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
+
+import pytest
+from postgres_rig import PostgresRig
 
 from clock_kit import START_MS, FakeClock
 from slimq.core.handler import Handler, Options, parse_options
@@ -147,3 +151,31 @@ def make_pair(kind: str, folder: Path, clock: FakeClock) -> tuple[Store, Store]:
         SqliteStore(path, clock=clock, durable=False, boot="boot1"),
         SqliteStore(path, clock=clock, durable=True, boot="boot1"),
     )
+
+
+@contextmanager
+def open_yard(kind: str, request: pytest.FixtureRequest, folder: Path) -> Iterator[Yard]:
+    """Open a store of this kind ("memory", "sqlite", "postgres") for a test."""
+    clock = FakeClock()
+    if kind == "postgres":
+        rig = PostgresRig(request.getfixturevalue("postgres"), clock)
+        with closing(rig), closing(rig.store()) as store, closing(rig.store()) as other:
+            yield Yard(store, other, clock)
+    else:
+        store, other = make_pair(kind, folder, clock)
+        with closing(store), closing(other):
+            yield Yard(store, other, clock)
+
+
+@pytest.fixture(params=["memory", "sqlite", "postgres"])
+def yard(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Yard]:
+    """Every kind of store."""
+    with open_yard(request.param, request, tmp_path) as yard:
+        yield yard
+
+
+@pytest.fixture(params=["sqlite", "postgres"])
+def shared_yard(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Yard]:
+    """Every kind of store that threads may use at a time, each by a store object of its own."""
+    with open_yard(request.param, request, tmp_path) as yard:
+        yield yard

@@ -4,12 +4,13 @@ step by step. Runs end when the test says so, with what the test says."""
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 from zlib import crc32
 
 import msgspec
+import pytest
 
 from clock_kit import START_MS, FakeClock
 from slimq.core.handler import Handler, parse_options
@@ -31,6 +32,7 @@ from slimq.runner.flight import Flight
 from slimq.scheduler import Scheduler
 from slimq.store.base import JobView
 from slimq.store.memory import MemoryStore
+from slimq.system.chance import Chance
 from slimq.system.disk import SystemDisk
 from slimq.system.log import EventLog
 
@@ -120,7 +122,8 @@ class Rig:
         folder: Path,
         *,
         clock: FakeClock | None = None,
-        store: MemoryStore | None = None,
+        store: Any = None,  # else one in memory
+        chance: Chance | None = None,
         sysid: str = NODE,
         former: Sequence[str] = (),
         slots: int = 8,
@@ -134,7 +137,7 @@ class Rig:
         self.folder = folder
         self.clock = clock or FakeClock()
         self.memory = store or MemoryStore(self.clock)
-        self.chance = CountingChance(folder.name)
+        self.chance = chance or CountingChance(folder.name)
         self.disk = QuickDisk()
         self.events: list[str] = []
         self.store = WatchedStore(self.memory, self.events)
@@ -302,6 +305,24 @@ class Rig:
 
 
 MakeRig = Callable[..., Rig]
+
+
+@pytest.fixture
+def make_rig(tmp_path: Path) -> Iterator[MakeRig]:
+    made: list[Rig] = []
+
+    def make(name: str = "journal", **wants: Any) -> Rig:
+        made.append(Rig(tmp_path / name, **wants))
+        return made[-1]
+
+    yield make
+    for rig in made:
+        rig.close()
+
+
+@pytest.fixture
+def rig(make_rig: MakeRig) -> Rig:
+    return make_rig()
 
 
 def handler(jobtype: str = "mail", client: str = "acme", **written: Any) -> Handler:

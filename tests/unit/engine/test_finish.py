@@ -8,7 +8,7 @@ from random import Random
 from types import SimpleNamespace
 
 import pytest
-from engine_kit import OTHER, START_MS, TYPE, Rig, child, handler, ids_of
+from engine_kit import DAY_MS, OTHER, START_MS, TYPE, Rig, child, handler, ids_of
 
 from slimq.core import status as statuses
 from slimq.core.job import Ran, Result
@@ -42,13 +42,30 @@ def test_ok_and_failed_are_done_now(rig: Rig, status: int) -> None:
     assert (job.result, job.error, job.failures) == (b"said", "why", 0)
 
 
-def test_retry_waits_as_long_as_asked_and_costs_no_failure(rig: Rig) -> None:
+def test_retry_waits_as_long_as_asked_and_half_as_long_again_and_costs_no_failure(
+    rig: Rig,
+) -> None:
     (flight,) = rig.launch(b"data", **OPTIONS)
     summary = rig.finisher.finish([end(flight, Result(102, retry_after_ms=5000))])
     job = rig.job(*ids_of(flight))
-    assert (job.lock, job.dt, job.failures) == (FREE, START_MS + 5000, 0)
-    assert summary.heads == {TYPE: START_MS + 5000}
+    assert (job.lock, job.dt, job.failures) == (FREE, START_MS + 7500, 0)
+    assert summary.heads == {TYPE: START_MS + 7500}
     assert summary.outcomes == {"retry": 1}
+
+
+@pytest.mark.parametrize(
+    ("asked", "waits"),
+    [
+        (0, 1500),  # never less than the least backoff
+        (60_000, 90_000),
+        (3_600_000, 3_600_000 + 300_000),  # what is by chance is at most the longest backoff
+        (10 * DAY_MS, DAY_MS + 300_000),
+    ],
+)
+def test_what_a_wait_is_longer_than_asked_is_bounded(rig: Rig, asked: int, waits: int) -> None:
+    (flight,) = rig.launch(b"data", max_age="30d")
+    summary = rig.finisher.finish([end(flight, Result(102, retry_after_ms=asked))])
+    assert summary.heads == {TYPE: START_MS + waits}
 
 
 def test_error_counts_a_failure_and_waits_by_backoff_until_it_is_once_too_often(rig: Rig) -> None:
@@ -113,15 +130,15 @@ def test_jobs_of_one_batch_go_their_own_ways(rig: Rig) -> None:
 def test_the_head_of_a_type_is_its_earliest_job_that_runs_again(rig: Rig) -> None:
     (flight,) = rig.launch(b"a", b"b", b"c", **OPTIONS)
     waits = [Result(102, retry_after_ms=ms) for ms in (9000, 4000, 7000)]
-    assert rig.finisher.finish([end(flight, *waits)]).heads == {TYPE: START_MS + 4000}
+    assert rig.finisher.finish([end(flight, *waits)]).heads == {TYPE: START_MS + 6000}
 
 
 def test_a_retried_job_runs_when_its_time_comes_without_a_scan(rig: Rig) -> None:
     (flight,) = rig.launch(b"a", **OPTIONS)
     rig.land(flight, Result(102, retry_after_ms=2500))
     rig.step()
-    assert rig.scheduler.next_at() == START_MS + 2500
-    rig.clock.advance(2500)
+    assert rig.scheduler.next_at() == START_MS + 3750
+    rig.clock.advance(3750)
     rig.store.fail("due")
     assert not rig.try_step()
     rig.store.forget_calls()
@@ -137,8 +154,8 @@ def test_an_ordered_job_that_runs_again_keeps_its_place_and_holds_its_type(rig: 
     rig.step()
     assert rig.job(ids_of(flight)[0]).dt == START_MS
     assert rig.air == []
-    assert rig.scheduler.next_at() == START_MS + 3000
-    rig.clock.advance(3000)
+    assert rig.scheduler.next_at() == START_MS + 4500
+    rig.clock.advance(4500)
     rig.step()
     assert [job.data for job in rig.air[0].batch.jobs] == [b"first"]
 
@@ -146,7 +163,7 @@ def test_an_ordered_job_that_runs_again_keeps_its_place_and_holds_its_type(rig: 
 def test_the_head_of_an_ordered_type_is_when_its_hold_is_over(rig: Rig) -> None:
     (flight,) = rig.launch(b"first", ordered=True)
     summary = rig.finisher.finish([end(flight, Result(102, retry_after_ms=3000))])
-    assert summary.heads == {TYPE: START_MS + 3000}
+    assert summary.heads == {TYPE: START_MS + 4500}
 
 
 def test_a_result_whose_lease_is_lost_changes_nothing_and_is_told(rig: Rig) -> None:
@@ -205,7 +222,7 @@ def test_a_parent_that_runs_again_adds_no_child_twice(rig: Rig) -> None:
     children = [child("x", b"1"), child("x", b"2"), child("y", b"3")]
     rig.land(flight, Result(102, retry_after_ms=1000), children=[children])
     rig.step()
-    rig.clock.advance(1000)
+    rig.clock.advance(1500)
     rig.step()
     (again,) = rig.air
     assert again.batch.jobs[0].attempt == 2

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import errno
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+
+import pytest
 
 from slimq.core.jobid import Minter
 from slimq.journal.append import Append
@@ -212,3 +214,12 @@ def content(body) -> bytes:
         lines, offset, at_end = body.lines(offset, 100, 1000)
         data += b"".join(line + b"\n" for line in lines)
     return data[: body.length]
+
+
+@pytest.fixture
+def bench(tmp_path: Path) -> Iterator[Bench]:
+    bench = Bench(tmp_path / "journal")
+    bench.writer.open()
+    yield bench
+    bench.disk.heal()
+    bench.writer.close()

@@ -1,14 +1,3 @@
-from __future__ import annotations
+from sqlite_kit import opener
 
-from collections.abc import Iterator
-from pathlib import Path
-
-import pytest
-from sqlite_kit import Opener
-
-
-@pytest.fixture
-def opener(tmp_path: Path) -> Iterator[Opener]:
-    opener = Opener(tmp_path / "store.db")
-    yield opener
-    opener.close()
+__all__ = ["opener"]

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import apsw
+import pytest
 
 from clock_kit import START_MS, FakeClock
 from slimq.core.job import Job
@@ -85,3 +86,10 @@ def raw(path: Path) -> Iterator[apsw.Connection]:
         yield db
     finally:
         db.close()
+
+
+@pytest.fixture
+def opener(tmp_path: Path) -> Iterator[Opener]:
+    opener = Opener(tmp_path / "store.db")
+    yield opener
+    opener.close()

@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from contextlib import closing
 
 import pytest
-from postgres_plan_kit import Watched
 from postgres_rig import PostgresRig
 from psycopg import Connection
 from store_kit import Yard, lease_of
@@ -16,8 +15,8 @@ from postgres_kit import Server
 from slimq.core.limits import LEASE_MS
 from slimq.store.base import Node
 from slimq.store.counts import FAILED, OK
-from slimq.store.postgres import SLOTS_MS, PostgresStore
-from slimq.store.postgres_floor import FULL_EVERY_MS, Floors
+from slimq.store.postgres import SLOTS_MS
+from slimq.store.postgres_floor import FULL_EVERY_MS
 from slimq.store.postgres_tend import DAY_MS, LARGE_SLOT, SLOTS_AHEAD, slot_of
 
 DEAD = 20_000
@@ -44,42 +43,6 @@ def reader(postgres: Server, rig: PostgresRig) -> Iterator[Connection]:
 
 def name_of(rig: PostgresRig) -> str:
     return rig.url.rpartition("/")[2]
-
-
-def blocks_of_claims(watched: Watched) -> list[int]:
-    """Return how many blocks each claim read, at most, in one step of its plan."""
-    claims = [plan for plan in watched.plans() if "SKIP LOCKED" in plan.query]
-    return [max(step.blocks for step in plan.reading("job")) for plan in claims]
-
-
-def test_a_claim_does_not_pass_over_dead_rows_that_an_old_snapshot_holds(
-    postgres: Server, rig: PostgresRig
-):
-    watched = Watched(postgres, rig.url)
-    clock = rig.clock
-
-    def open_store(floors: Floors) -> PostgresStore:
-        return PostgresStore(watched.url({}), clock=clock, floors=floors)
-
-    with (
-        closing(open_store(Floors())) as store,
-        closing(open_store(Floors(full_every_ms=0))) as naive,
-        postgres.connect(name_of(rig)) as forgotten,
-    ):
-        yard = Yard(store, naive, clock)
-        yard.add(count=DEAD)
-        forgotten.execute("BEGIN ISOLATION LEVEL REPEATABLE READ")
-        assert forgotten.execute("SELECT count(*) FROM slimq.job").fetchone() == (DEAD,)
-        clock.advance(LEASE_MS)
-        while jobs := yard.claim(limit=DEAD // 4):
-            yard.finish(jobs)
-        yard.add(count=4 * FEW)
-        watched.forget()
-        for lock in ("nodeAAAA", "nodeBBBB"):
-            assert len(yard.claim(limit=FEW, lock=lock)) == FEW
-        [floored, from_start] = blocks_of_claims(watched)
-        assert floored < 4 * FEW + 20
-        assert from_start > DEAD / 100, "else this would be no test"
 
 
 def test_a_job_that_another_node_brings_late_is_found_within_the_time_of_a_full_look(yard: Yard):

@@ -17,10 +17,8 @@ from pathlib import Path
 import pytest
 from sqlite_kit import TYPE, Opener, claim, finish, ingest, raw, work
 
-from slimq.core.limits import MIB
 from slimq.errors import StartError, StoreTooNew, StoreUnavailable
-from slimq.store.base import Cursor, JobFilter, NewJobs, Node, Policy
-from slimq.store.sqlite import SqliteStore
+from slimq.store.base import Cursor, JobFilter, NewJobs
 from slimq.store.sqlite_file import check_library
 from slimq.store.sqlite_turn import POLL_MS, Turnstile
 from slimq.system.clock import SystemClock
@@ -380,32 +378,3 @@ def test_processes_that_open_a_new_store_at_once_set_it_up_once(tmp_path: Path):
     for process in processes:
         process.communicate()
         assert process.returncode == 0
-
-
-def test_eight_writers_and_a_reader_get_no_error_and_the_wal_stays_small(opener: Opener):
-    stores = [opener.open(busy_ms=30_000) for _ in range(8)]
-    opener.add(stores[0], "a/b", count=1)
-    failed: list[BaseException] = []
-
-    def write(number: int, store: SqliteStore) -> None:
-        try:
-            for turn in range(15):
-                store.beat(Node(f"{number}-{turn}", 0, 0, {}))
-                store.put_policy(Policy(client="a", jobtype=f"j{number}", weight=turn))
-        except BaseException as error:
-            failed.append(error)
-
-    threads = [
-        threading.Thread(target=write, args=(number, store)) for number, store in enumerate(stores)
-    ]
-    reader = opener.open()
-    for thread in threads:
-        thread.start()
-    while any(thread.is_alive() for thread in threads):
-        reader.jobs(JobFilter(), before="", limit=10)
-        reader.nodes()
-    for thread in threads:
-        thread.join()
-    assert failed == []
-    assert len(reader.nodes()) == 8 * 15
-    assert opener.path.with_name("store.db-wal").stat().st_size < 32 * MIB

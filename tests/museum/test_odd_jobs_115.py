@@ -1,5 +1,8 @@
-"""No plan makes a claim take more than its limit: where the planner may only nest loops, an
-`IN (SELECT ... LIMIT n FOR UPDATE SKIP LOCKED)` is run again for each row."""
+"""saurabhnanda/odd-jobs#115: `UPDATE ... WHERE id IN (SELECT ... LIMIT n FOR UPDATE SKIP LOCKED)`
+claimed more than n. Where the planner nests loops, the inner query is run again for each row.
+
+slimq: no plan makes a claim take more than its limit; here the planner may only nest loops.
+"""
 
 from __future__ import annotations
 
