@@ -1,0 +1,1 @@
+"""Programs that run inside contexts. They import nothing of ours, and nothing imports them."""
