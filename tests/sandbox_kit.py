@@ -12,7 +12,9 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -77,29 +79,71 @@ def cell_of(user: str, *readable: Path, **fields: Any) -> Cell:
     return Cell(readable=(*folders, *map(str, readable)), **fields)
 
 
-def run_inside(
-    user: str, command: Sequence[str], cell: Cell, *, unsafe: bool = False, **variables: str
-) -> Came:
-    """Run a command in a sandbox of the user to its end. `variables` are what the launcher
-    has in its own environment."""
-    order = {
-        "user": user,
-        "command": list(command),
-        "cell": msgspec.to_builtins(cell),
-        "python": python_of(user),
-        "unsafe": unsafe,
-    }
-    done = subprocess.run(
+class Order(msgspec.Struct, kw_only=True):
+    """What is to be launched. After `seconds` it is killed: by its limits alone where
+    `by_limits` says so, else as a node does it."""
+
+    user: str
+    command: list[str]
+    cell: Cell
+    unsafe: bool = False
+    seconds: float = DEADLINE_S
+    by_limits: bool = False
+
+
+def start_launcher(order: Order, **variables: str) -> subprocess.Popen[bytes]:
+    """Start this file as a program that does the order. `variables` are its environment."""
+    process = subprocess.Popen(
         [sys.executable, __file__],
-        input=json.dumps(order),
-        capture_output=True,
-        text=True,
-        timeout=DEADLINE_S * 2,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
         env={"PYTHONPATH": os.pathsep.join(filter(None, sys.path))} | variables,
-        check=False,
     )
-    assert done.returncode == 0, done.stderr
-    return Came(**json.loads(done.stdout))
+    assert process.stdin is not None
+    process.stdin.write(msgspec.json.encode(order))
+    process.stdin.close()
+    process.stdin = None
+    return process
+
+
+def run_inside(
+    user: str,
+    command: Sequence[str],
+    cell: Cell,
+    *,
+    variables: Mapping[str, str] | None = None,
+    **more: Any,
+) -> Came:
+    """Run a command in a sandbox of the user to its end; `more` is of the order."""
+    order = Order(user=user, command=list(command), cell=cell, **more)
+    with start_launcher(order, **(variables or {})) as launcher:
+        out, err = launcher.communicate(timeout=2 * DEADLINE_S)
+    assert launcher.returncode == 0, err.decode()
+    return Came(**json.loads(out))
+
+
+def run_python(user: str, program: str, *words: str, cell: Cell | None = None, **more: Any) -> Came:
+    """Run a program of Python inside, given as its text."""
+    command = [python_of(user), "-I", "-c", program, *words]
+    return run_inside(user, command, cell or cell_of(user), **more)
+
+
+def running(mark: str) -> list[int]:
+    """Return the processes of this machine that have a mark among their words."""
+    found = []
+    for entry in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):
+            if mark.encode() in (entry / "cmdline").read_bytes():
+                found.append(int(entry.name))
+    return found
+
+
+def wait_until(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + DEADLINE_S
+    while not condition():
+        assert time.monotonic() < deadline, "not within the deadline"
+        time.sleep(0.01)
 
 
 def make_sandbox(user: str, python: str, *, unsafe: bool = False) -> Sandbox:
@@ -112,9 +156,9 @@ def make_sandbox(user: str, python: str, *, unsafe: bool = False) -> Sandbox:
 
 
 def _main() -> None:
-    order = json.load(sys.stdin)
-    sandbox = make_sandbox(order["user"], order["python"], unsafe=order["unsafe"])
-    launch = sandbox.launch(order["command"], msgspec.convert(order["cell"], Cell))
+    order = msgspec.json.decode(sys.stdin.buffer.read(), type=Order)
+    sandbox = make_sandbox(order.user, python_of(order.user), unsafe=order.unsafe)
+    launch = sandbox.launch(order.command, order.cell)
     leak = os.dup(1)  # a descriptor that whoever starts the command forgot to close
     with subprocess.Popen(
         launch.argv,
@@ -123,13 +167,17 @@ def _main() -> None:
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
+        start_new_session=True,
     ) as process:
+        os.close(leak)
         launch.close_fds()
         try:
-            out, err = process.communicate(timeout=DEADLINE_S)
-        finally:
-            process.kill()
+            out, err = process.communicate(timeout=order.seconds)
+        except subprocess.TimeoutExpired:
             launch.limits.kill()
+            if not order.by_limits:
+                process.kill()
+            out, err = process.communicate(timeout=DEADLINE_S)
     came = Came(
         process.returncode,
         out.decode(errors="replace"),

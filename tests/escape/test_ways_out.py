@@ -143,7 +143,7 @@ def led(outside: Outside) -> Led:
         need_user(user)
         cell = cell_of(user, outside.source, ESCAPE / "ways_out.py")
         program = [python_of(user), "-I", str(ESCAPE / "ways_out.py"), str(outside.list)]
-        came = run_inside(user, program, cell, unsafe=unsafe, SLIMQ_CANARY=SECRET)
+        came = run_inside(user, program, cell, unsafe=unsafe, variables={"CANARY": SECRET})
         assert came.code == 0, came.err
         return json.loads(came.out)
 
