@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import ipaddress
 import re
 import sys
 import tomllib
@@ -41,6 +42,7 @@ from slimq.errors import ConfigError
 
 NODES = "nodes"  # the folder of the workers but the first
 ACCEPT, RUN = "accept", "run"  # the roles of a node
+SANDBOX_ON, SANDBOX_OFF = "on", "off"
 DEFAULT_ENV = "development"
 DEFAULT_FOLDER = Path("config")
 HIDDEN = "***"
@@ -194,6 +196,20 @@ class Http:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Functions:
+    """Uploaded functions."""
+
+    sandbox: str = setting(
+        Choice(SANDBOX_ON, SANDBOX_OFF),
+        SANDBOX_ON,
+        "`on`: functions run in a sandbox, and where there can be none they do not run. `off`: "
+        "they run as slimq itself and may do all that it may; only for your own functions, and "
+        "only while the node listens on a loopback address.",
+        flag="--unsafe-no-sandbox",
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
 class Purge:
     """How long done jobs are kept."""
 
@@ -231,6 +247,7 @@ class Config:
     journal: Journal
     run: Run
     http: Http
+    functions: Functions
     purge: Purge
     log: Log
     env: str
@@ -269,7 +286,7 @@ class Config:
         return Path(self.data.path, "webhook.secret")
 
 
-_SECTIONS = (Server, Data, Store, Accept, Journal, Run, Http, Purge, Log)
+_SECTIONS = (Server, Data, Store, Accept, Journal, Run, Http, Functions, Purge, Log)
 
 
 class Setting(NamedTuple):
@@ -328,7 +345,24 @@ def load(
         shown[name] = _shown(given)
         origins[name] = given.origin
     sections = {section.__name__.lower(): _section(section, values) for section in _SECTIONS}
-    return Config(**sections, env=env, shown=shown, _origins=origins)
+    config = Config(**sections, env=env, shown=shown, _origins=origins)
+    _check_together(config)
+    return config
+
+
+def _check_together(config: Config) -> None:
+    if config.functions.sandbox == SANDBOX_OFF and not _is_loopback(config.server.host):
+        raise ConfigError(
+            f"{config.origins()['functions.sandbox']}: functions.sandbox: without a sandbox a node "
+            f"listens on loopback addresses only, not on {_repeat(config.server.host)}"
+        )
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:  # a name, which may mean anything
+        return False
 
 
 def _section(section: type[Any], values: Mapping[str, Any]) -> Any:

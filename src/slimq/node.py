@@ -32,7 +32,7 @@ from slimq.api.server import Server
 from slimq.api.turn import Turn
 from slimq.api.waiting import JobWatch, SafeWatch
 from slimq.asking import Asker
-from slimq.config import ACCEPT, RUN, Config
+from slimq.config import ACCEPT, RUN, SANDBOX_OFF, Config
 from slimq.core.handler import Handler
 from slimq.core.jobid import Minter, make_sysid
 from slimq.core.limits import CONNECTIONS_MAX, FILES_RESERVED, LOG_ITEMS_MAX
@@ -54,9 +54,12 @@ from slimq.runner.base import Runner
 from slimq.runner.command import DEFAULT_ENVIRONMENT, SYSID_VARIABLE, CommandRunner
 from slimq.runner.flight import WATCH_S, Flight, Flights, first_ids
 from slimq.runner.http import HttpRunner
+from slimq.runner.sandbox import Sandbox
+from slimq.runner.sandbox_probe import Level, examine
 from slimq.scheduler import Scheduler
 from slimq.store.base import ControlStore, Cursor
 from slimq.store.opening import Store, open_news, open_store
+from slimq.system.cgroup import ControlGroups
 from slimq.system.chance import Chance, SystemChance
 from slimq.system.clock import SystemClock
 from slimq.system.disk import SystemDisk
@@ -133,6 +136,8 @@ class Node:
         self._started_at = self._clock.wall_ms()
         self._quit = asyncio.Event()
         self._failed = False
+        self._sandbox = Sandbox(ControlGroups(), unsafe=config.functions.sandbox == SANDBOX_OFF)
+        self._sandbox_level: Level | None = None
 
     async def serve(self, ready: Callable[[str], None]) -> int:
         self._loop = asyncio.get_running_loop()
@@ -160,13 +165,24 @@ class Node:
         event = "node.left_over" if self._is_left_over else "node.started"
         self._log.info(event, sysid=self.sysid, port=port, cut=self._recovery.cut_bytes)
         ready(self._url)
+        examination = asyncio.create_task(self._examine_sandbox())
         if self._is_left_over:
             await self._end_when_over()
         await self._quit.wait()
         await self._drain(server, threads)
         watch.cancel()
+        await examination
         self._log.info("node.ended", sysid=self.sysid)
         return 1 if self._failed else 0
+
+    async def _examine_sandbox(self) -> None:
+        """Find out what functions are held by, beside the start and not before it."""
+        if RUN not in self._roles:
+            return
+        level = await self._loop.run_in_executor(None, examine, self._sandbox)
+        self._sandbox_level = level
+        if level.lacking:
+            self._log.warning("sandbox.lacking", **level._asdict())
 
     # --- NodePort ----------------------------------------------------------
 
@@ -223,6 +239,7 @@ class Node:
                 "running_batches": engine.running_batches,
                 "running_jobs": engine.running_jobs,
             },
+            "sandbox": None if self._sandbox_level is None else self._sandbox_level._asdict(),
             "counters": {
                 "accepted": self._accepted,
                 "finished": {name: self._engine.outcomes[name] for name in Outcome},

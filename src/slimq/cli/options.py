@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 from slimq.cli.caller import DEFAULT_URL, Caller
-from slimq.config import DEFAULT_FOLDER, Config, load
+from slimq.config import DEFAULT_FOLDER, SANDBOX_OFF, Config, load
 from slimq.core.jobtype import DEFAULT_CLIENT, EVERY_CLIENT
 from slimq.core.limits import LIST_MAX
 
@@ -71,6 +71,11 @@ _CONFIG_OPTIONS: tuple[Decorator, ...] = (
     click.option("--store-url", help="PostgreSQL that holds the jobs instead of a file."),
     click.option("--workers", help="Nodes behind the port, each a process."),
     click.option("--role", help="What the node does: accept, run, or accept,run."),
+    click.option(
+        "--unsafe-no-sandbox",
+        is_flag=True,
+        help="Run functions as slimq itself. Your own ones, on a loopback address.",
+    ),
     click.option("--env", help="Which DIR/ENV.toml is read; before SLIMQ_ENV."),
     click.option(
         "--config",
@@ -92,5 +97,6 @@ def load_config(given: Mapping[str, Any]) -> Config:
         "store.url": given["store_url"],
         "server.workers": given["workers"],
         "server.roles": given["role"],
+        "functions.sandbox": SANDBOX_OFF if given["unsafe_no_sandbox"] else None,
     }
     return load(flags, os.environ, given["folder"] or DEFAULT_FOLDER, given["env"])

@@ -100,32 +100,37 @@ class Launch:
 
 
 class Sandbox:
-    """Makes launches. `bwrap` is the path of bubblewrap, `python` the interpreter that takes
-    the last step into the sandbox; `unsafe` runs functions without all that, and then only
-    the limits hold."""
+    """Makes launches. `python` is the interpreter that takes the last step into the sandbox
+    (ours), `search_path` where bubblewrap is looked for (PATH); `unsafe` runs functions without
+    all that, and then only the limits hold."""
 
     def __init__(
         self,
         groups: ControlGroups,
         *,
-        bwrap: str = "",
         unsafe: bool = False,
         python: Path | None = None,
+        search_path: str | None = None,
     ) -> None:
         self.groups = groups
         self.unsafe = unsafe
-        self.bwrap = bwrap or shutil.which("bwrap") or ""
+        self.bwrap = shutil.which("bwrap", path=search_path) or ""
         self.landlock = landlock_version()
+        self._refusal = "" if self.bwrap or unsafe else "bubblewrap is not installed"
         self.as_root = os.geteuid() == 0
         self._python = (python or Path(sys.executable)).resolve()
         self._launcher = (str(_CONFINE), *python_folders(self._python))
+
+    def refuse(self, why: str) -> None:
+        """Launch nothing any more. For who found out that the sandbox does not hold."""
+        self._refusal = why
 
     def launch(self, command: Sequence[str], cell: Cell) -> Launch:
         """Return the command that runs `command` (a path and its arguments) in a cell.
         Raises NoSandbox when there can be none, OSError when the machine is short of
         something."""
-        if not self.bwrap and not self.unsafe:
-            raise NoSandbox("functions need bubblewrap: apt-get install bubblewrap")
+        if self._refusal:
+            raise NoSandbox(self._refusal)
         group, descriptors, folder = self._group(cell), list[int](), ""
         try:
             if self.unsafe:

@@ -44,8 +44,15 @@ class Level(NamedTuple):
 
 
 def examine(sandbox: Sandbox) -> Level:
-    """Launch a program that shows what holds it. Blocks for about 20 ms; never raises for what
-    is wrong with the machine."""
+    """Launch a program that shows what holds it; a sandbox that does not hold launches nothing
+    any more. Blocks for about 20 ms; never raises for what is wrong with the machine."""
+    level = _examine(sandbox)
+    if not level.ready:
+        sandbox.refuse(level.lacking)
+    return level
+
+
+def _examine(sandbox: Sandbox) -> Level:
     if sandbox.unsafe:
         lacking = "functions run as slimq itself, without a sandbox"
         return Level(True, "NO SANDBOX", lacking, "leave --unsafe-no-sandbox out")
@@ -55,7 +62,7 @@ def examine(sandbox: Sandbox) -> Level:
     try:
         shown = _status_inside(sandbox)
     except (OSError, subprocess.SubprocessError) as error:
-        return _none(str(error), _how_to_mend(_PROC_SYS))
+        return _none(str(error), how_to_mend(_PROC_SYS))
     wrong = [name for name, value in _HELD.items() if shown.get(name) != value]
     if wrong:
         return _none(f"a program in it still has {', '.join(wrong)}", "please report this")
@@ -108,7 +115,7 @@ def _status_inside(sandbox: Sandbox) -> Mapping[str, str]:
     return {name: value.strip() for name, _, value in pairs}
 
 
-def _how_to_mend(proc_sys: Path) -> str:
+def how_to_mend(proc_sys: Path) -> str:
     """Say what commonly forbids user namespaces, as far as this kernel tells."""
     for name, forbidding in (
         ("kernel/unprivileged_userns_clone", "0"),

@@ -67,8 +67,8 @@ class Group:
     def kill(self) -> None:
         """Kill all that is in the group, with what it starts meanwhile."""
         for folder in self._folders:
-            with suppress(OSError):
-                (folder / "cgroup.kill").write_text("1")  # version 2, since Linux 5.14
+            with suppress(OSError), (folder / "cgroup.kill").open("r+") as file:
+                file.write("1")  # version 2, since Linux 5.14
                 return
         self._freeze("FROZEN")  # so that nothing is started while we kill
         for _ in range(_KILL_ROUNDS):
@@ -92,8 +92,8 @@ class Group:
 
     def _freeze(self, state: str) -> None:
         for folder in self._folders:
-            with suppress(OSError):
-                (folder / "freezer.state").write_text(state)
+            with suppress(OSError), (folder / "freezer.state").open("r+") as file:
+                file.write(state)
 
     def _pids(self) -> set[int]:
         found: set[int] = set()
@@ -133,6 +133,7 @@ class ControlGroups:
         if any(tree.version == _KILLS for tree in trees):
             trees = tuple(tree for tree in trees if tree.controllers != (_FREEZER,))
         self.trees = trees
+        self._names = f"{_PREFIX}{os.getpid()}-{os.urandom(4).hex()}"
         self._made = 0
         self._leaving: list[Group] = []
         for tree in self.trees:
@@ -157,7 +158,7 @@ class ControlGroups:
         """Make a group; raise OSError when that fails."""
         self._leaving = [group for group in self._leaving if not group.remove()]
         self._made += 1
-        name = f"{_PREFIX}{os.getpid()}-{self._made}"
+        name = f"{self._names}-{self._made}"
         group = Group({tree.folder / name: tree for tree in self.trees})
         try:
             for tree in self.trees:
@@ -290,7 +291,7 @@ def _write(path: Path, value: str, *, needed: bool) -> bool:
 
 def _sweep(folder: Path) -> None:
     """Take away what nodes left that were killed."""
-    for group in folder.glob(f"{_PREFIX}[0-9]*-[0-9]*"):
+    for group in folder.glob(f"{_PREFIX}[0-9]*-*"):
         pid = group.name.removeprefix(_PREFIX).partition("-")[0]
         if not Path("/proc", pid).exists():
             with suppress(OSError):

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 import socket
 import threading
 from pathlib import Path
@@ -7,8 +8,12 @@ from pathlib import Path
 import apsw
 import pytest
 
+from sandbox_kit import need_user
 from slimq.cli import checkup
 from slimq.cli.checkup import FSYNC_SAMPLES
+from slimq.cli.checkup_functions import sandbox
+from slimq.runner.sandbox import Sandbox
+from slimq.system.cgroup import ControlGroups
 from slimq.system.clock import SystemClock
 
 
@@ -139,3 +144,23 @@ def test_the_folder_that_holds_a_path_is_found(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     assert checkup.existing(tmp_path / "file") == tmp_path
     assert checkup.existing(Path("missing")) == Path.cwd()
+
+
+@pytest.mark.parametrize(
+    ("unsafe", "detail", "advice"),
+    [
+        (False, "bubblewrap is not installed", "apt-get install bubblewrap"),
+        (True, "NO SANDBOX", "leave --unsafe-no-sandbox out"),
+    ],
+)
+def test_functions_that_nothing_holds_are_found(
+    tmp_path: Path, unsafe: bool, detail: str, advice: str
+) -> None:
+    check = sandbox(Sandbox(ControlGroups(), unsafe=unsafe, search_path=str(tmp_path)))
+    assert (check.state, check.advice) == ("warn", advice)
+    assert detail in check.detail
+
+
+def test_the_layers_of_the_sandbox_are_told() -> None:
+    need_user("root" if os.geteuid() == 0 else "nobody")
+    assert sandbox(Sandbox(ControlGroups())).detail.startswith("bubblewrap, seccomp, ")

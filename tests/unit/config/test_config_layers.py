@@ -251,7 +251,7 @@ def test_a_database_url_is_shown_without_its_password(tmp_path: Path, url: str, 
         ("[server]\nprot = 1\n", "there is no setting 'server.prot'; did you mean server.port?"),
         ("[server]\nretain = '1h'\n", "there is no setting 'server.retain'; did you mean"),
         ("[sever]\nport = 1\n", "there is no section 'sever'; did you mean server?"),
-        ("[zzz]\nport = 1\n", "there is no section 'zzz'; there are accept, data, http"),
+        ("[zzz]\nport = 1\n", "there is no section 'zzz'; there are accept, data, functions, http"),
         ("port = 1\n", "there is no section 'port'"),
         ("server = 1\n", "server is a section: write [server]"),
         ("[[server]]\nport = 1\n", "server is a section: write [server]"),
@@ -331,3 +331,13 @@ def test_the_first_worker_has_the_data_folder_and_the_others_have_folders_in_it(
 def test_there_are_1_to_64_workers(tmp_path: Path, workers: str) -> None:
     with pytest.raises(ConfigError, match=r"--workers: server\.workers: a whole number"):
         load({"server.workers": workers}, {}, tmp_path)
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.0.2.1", "example.org"])
+def test_without_a_sandbox_a_node_listens_on_loopback_only(tmp_path: Path, host: str) -> None:
+    flags = {"functions.sandbox": "off", "server.host": host}
+    with pytest.raises(ConfigError, match="without a sandbox a node listens on loopback"):
+        load(flags, {}, tmp_path)
+    assert load({"server.host": host}, {}, tmp_path).functions.sandbox == "on"
+    for loopback in ("127.0.0.1", "::1", "localhost"):
+        assert load(flags | {"server.host": loopback}, {}, tmp_path).functions.sandbox == "off"
