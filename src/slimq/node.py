@@ -33,7 +33,7 @@ from slimq.api.turn import Turn
 from slimq.api.waiting import JobWatch, SafeWatch
 from slimq.asking import Asker
 from slimq.config import ACCEPT, RUN, SANDBOX_OFF, Config
-from slimq.core.handler import Handler
+from slimq.core.handler import Handler, bad_field
 from slimq.core.jobid import Minter, make_sysid
 from slimq.core.limits import CONNECTIONS_MAX, FILES_RESERVED, LOG_ITEMS_MAX
 from slimq.core.status import Outcome
@@ -74,6 +74,7 @@ STORED_TIMEOUT_S = 10.0
 NEWS_TIMEOUT_S = 1.0  # it may be connecting to a server that does not answer
 
 
+NO_FUNCTIONS = "functions run in a sandbox, and this node has none: see its log"
 WORKERS_REASK_S = 0.1  # for one who waits for a job that another worker may run
 
 
@@ -255,7 +256,10 @@ class Node:
         return await self._loop.run_in_executor(None, self._reader.find, id, position)
 
     def check_handler(self, handler: Handler) -> None:
-        self._runners[handler.lang].check(handler)
+        runner = self._runners.get(handler.lang)
+        if runner is None:
+            raise bad_field("lang", NO_FUNCTIONS)
+        runner.check(handler)
 
     async def ask(self, question: Callable[[ControlStore], T]) -> T:
         return await self._asker.ask(question)

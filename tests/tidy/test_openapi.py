@@ -25,11 +25,13 @@ from slimq.core.limits import (
     ARGV_MAX,
     BATCH_MAX,
     CONCURRENCY_MAX,
+    FUNCTION_BYTES_MAX,
+    FUNCTION_FILES_MAX,
+    FUNCTION_PROCESSES_MAX,
     IDEMPOTENCY_KEY_MAX,
     JSON_JOBS_MAX,
     LIST_IDS_MAX,
     LIST_MAX,
-    URL_MAX,
     WAIT_MAX_S,
 )
 
@@ -154,9 +156,11 @@ def test_the_bounds_are_those_of_the_code():
     assert PARAMETERS["Wait"]["schema"]["maximum"] == WAIT_MAX_S
     assert PARAMETERS["IdempotencyKey"]["schema"]["maxLength"] == IDEMPOTENCY_KEY_MAX
     assert SCHEMAS["AcceptedRange"]["properties"]["count"]["minimum"] == LIST_IDS_MAX + 1
-    url, argv = SCHEMAS["HandlerBody"]["oneOf"]
-    assert (url["maxLength"], argv["maxItems"]) == (URL_MAX, ARGV_MAX)
+    text, argv, files = SCHEMAS["HandlerBody"]["oneOf"]
+    assert (text["maxLength"], argv["maxItems"]) == (FUNCTION_BYTES_MAX, ARGV_MAX)
+    assert files["maxProperties"] == FUNCTION_FILES_MAX
     options = SCHEMAS["Options"]["properties"]
+    assert options["processes"]["maximum"] == FUNCTION_PROCESSES_MAX
     assert options["batch_size"]["maximum"] == BATCH_MAX
     assert options["concurrency"]["maximum"] == CONCURRENCY_MAX
     policy = SCHEMAS["PolicyChange"]["properties"]

@@ -6,7 +6,7 @@ of its own.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 from starlette.requests import Request
@@ -16,7 +16,8 @@ from slimq.api import query
 from slimq.api.ports import NodePort
 from slimq.api.query import Target
 from slimq.api.render import View, handler_view, json_response
-from slimq.core.handler import LANGS, Handler, bad_field, parse_options
+from slimq.core.bundle import entry_of, read_body
+from slimq.core.handler import FUNCTIONS, LANGS, Handler, bad_field, parse_options
 from slimq.core.jobtype import EVERY_CLIENT
 from slimq.core.limits import ARGV_MAX, HANDLER_BODY_MAX, JSON_BODY_MAX, URL_MAX
 from slimq.errors import NotFound
@@ -118,17 +119,20 @@ def read_handler(target: Target, document: Mapping[str, Any]) -> Handler:
     lang = document.get("lang")
     if lang not in LANGS:
         raise bad_field("lang", f"one of {', '.join(LANGS)}")
-    body = _argv(document.get("body")) if lang == "exec" else _url(document.get("body"))
+    body = _BODIES[lang](document.get("body"))
     written = document.get("options", {})
     if not isinstance(written, dict):
         raise bad_field("options", "an object")
+    options = parse_options(lang, written)
+    if lang in FUNCTIONS:
+        entry_of(read_body(body), options.handler)
     return Handler(
         client=target.client,
         jobtype=target.jobtype,
         version=0,
         lang=lang,
         body=body,
-        options=parse_options(lang, written),
+        options=options,
         written=written,
     )
 
@@ -151,6 +155,14 @@ def _url(body: Any) -> str:
     if len(body.encode()) > URL_MAX:
         raise bad_field("body", f"a URL has at most {URL_MAX} bytes")
     return body
+
+
+def _source(body: Any) -> str | dict[str, Any]:
+    read_body(body)
+    return body if isinstance(body, str) else dict(body)
+
+
+_BODIES: dict[str, Callable[[Any], Any]] = {"exec": _argv, "http": _url, "python": _source}
 
 
 def key(handler: Handler) -> str:

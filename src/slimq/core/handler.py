@@ -1,4 +1,4 @@
-"""A handler: the command or address that runs a jobtype, and its options, checked.
+"""A handler: the command, address or source that runs a jobtype, and its options, checked.
 
 Options are written as users think of them (durations as ``90s``) and kept as written;
 `parse_options` makes of them what the engine works with.
@@ -13,10 +13,23 @@ import msgspec
 
 from slimq.core.duration import RULE as DURATION_RULE
 from slimq.core.duration import parse_ms
-from slimq.core.limits import BATCH_MAX, CONCURRENCY_MAX, HTTP_BATCH_MAX, TIMEOUT_MAX_MS
+from slimq.core.limits import (
+    BATCH_MAX,
+    CONCURRENCY_MAX,
+    FUNCTION_MEMORY_MAX,
+    FUNCTION_MEMORY_MIN,
+    FUNCTION_PROCESSES_MAX,
+    FUNCTION_TMP_MAX,
+    HTTP_BATCH_MAX,
+    MIB,
+    TIMEOUT_MAX_MS,
+)
+from slimq.core.size import RULE as SIZE_RULE
+from slimq.core.size import format_bytes, parse_bytes
 from slimq.errors import BadHandler
 
-LANGS = ("exec", "http")
+LANGS = ("exec", "http", "python")
+FUNCTIONS = ("python",)  # langs whose body is source
 
 
 class Options(msgspec.Struct, frozen=True, kw_only=True):
@@ -34,20 +47,27 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     backoff_max_ms: int = 600_000
     result: Literal["lines", "exit"] = "lines"  # exec: result lines, or the exit code
     ordered: bool = False  # one job of a type at a time, strictly oldest first
+    handler: str = ""  # functions: module.function; '': the usual names
+    event: Literal["bytes", "json", "sqs"] = "bytes"  # functions: what they are called with
+    job_timeout_ms: int = 0  # functions: of one job; 0: only the batch is timed
+    memory: int = 256 * MIB  # functions: bytes of one context
+    processes: int = 64  # functions: processes and threads of one context
+    tmp: int = 64 * MIB  # functions: bytes of temporary files of one context
+    network: bool = False  # functions: whether they may use it, if the operator lets them
 
 
 class Handler(msgspec.Struct, frozen=True, kw_only=True):
     """One version of a handler. `client` is ``*`` when it serves every client.
 
-    `body` is the URL (http) or the words of the command (exec); `written` holds the
-    options as the user wrote them.
+    `body` is the URL (http), the words of the command (exec) or the source (functions, see
+    `bundle.py`); `written` holds the options as the user wrote them.
     """
 
     client: str
     jobtype: str
     version: int
     lang: str
-    body: str | list[str]
+    body: str | list[str] | dict[str, Any]
     options: Options
     written: dict[str, Any]
     created_at: int = 0
@@ -66,17 +86,32 @@ def parse_options(lang: str, written: Mapping[str, Any]) -> Options:
             known = ", ".join(sorted(_CHECKS))
             raise bad_field(f"options.{name[:64]}", f"no such option; there are {known}")
         values.update(check(f"options.{name}", value))
+    _check_lang(lang, written)
     options = Options(**values)
     _check_together(lang, options)
     return options
 
 
 def _defaults(lang: str, written: Mapping[str, Any]) -> dict[str, Any]:
-    """A command costs a process: it gets many lines, unless its exit code is the result."""
-    many = (
-        lang == "exec" and written.get("result", "lines") == "lines" and not written.get("ordered")
-    )
-    return {"batch_size": 100 if many else 1}
+    """A command costs a process: it gets many lines, unless its exit code is the result. A
+    function gets many, too; one that was written for SQS as many as it would get there."""
+    if written.get("ordered") or lang == "http" or written.get("result", "lines") != "lines":
+        return {"batch_size": 1}
+    return {"batch_size": 10 if written.get("event") == "sqs" else 100}
+
+
+_OF_FUNCTIONS = ("handler", "event", "job_timeout", "memory", "processes", "tmp", "network")
+_NOT_OF_FUNCTIONS = ("result", "retry_on", "fail_on")
+
+
+def _check_lang(lang: str, written: Mapping[str, Any]) -> None:
+    is_function = lang in FUNCTIONS
+    for name in _NOT_OF_FUNCTIONS if is_function else _OF_FUNCTIONS:
+        if name in written:
+            whose = (
+                "functions say what became of a job" if is_function else "only functions have it"
+            )
+            raise bad_field(f"options.{name}", f"not for lang {lang}: {whose}")
 
 
 def _check_together(lang: str, options: Options) -> None:
@@ -134,16 +169,42 @@ def _backoff(field: str, value: Any) -> dict[str, Any]:
     }
 
 
-def _result(field: str, value: Any) -> dict[str, Any]:
-    if value not in ("lines", "exit"):
-        raise bad_field(field, '"lines" or "exit"')
-    return {"result": value}
+def _choice(name: str, *choices: str) -> Callable[[str, Any], dict[str, Any]]:
+    def check(field: str, value: Any) -> dict[str, Any]:
+        if value not in choices:
+            raise bad_field(field, " or ".join(f'"{choice}"' for choice in choices))
+        return {name: value}
+
+    return check
 
 
-def _ordered(field: str, value: Any) -> dict[str, Any]:
-    if type(value) is not bool:
-        raise bad_field(field, "true or false")
-    return {"ordered": value}
+def _flag(name: str) -> Callable[[str, Any], dict[str, Any]]:
+    def check(field: str, value: Any) -> dict[str, Any]:
+        if type(value) is not bool:
+            raise bad_field(field, "true or false")
+        return {name: value}
+
+    return check
+
+
+def _size(name: str, low: int, high: int) -> Callable[[str, Any], dict[str, Any]]:
+    def check(field: str, value: Any) -> dict[str, Any]:
+        try:
+            size = parse_bytes(value) if isinstance(value, str) else -1
+        except ValueError:
+            size = -1
+        if not low <= size <= high:
+            bounds = f"from {format_bytes(low)} to {format_bytes(high)}"
+            raise bad_field(field, f"{SIZE_RULE}; {bounds}")
+        return {name: size}
+
+    return check
+
+
+def _entry(field: str, value: Any) -> dict[str, Any]:
+    if not isinstance(value, str) or not value:
+        raise bad_field(field, "function or module.function, such as main.handler")
+    return {"handler": value}
 
 
 _CHECKS: dict[str, Callable[[str, Any], dict[str, Any]]] = {
@@ -156,8 +217,15 @@ _CHECKS: dict[str, Callable[[str, Any], dict[str, Any]]] = {
     "max_failures": _integer("max_failures", 1, 1_000_000),
     "max_age": _duration("max_age_ms", 1_000, 366 * 24 * 3_600_000),
     "backoff": _backoff,
-    "result": _result,
-    "ordered": _ordered,
+    "result": _choice("result", "lines", "exit"),
+    "ordered": _flag("ordered"),
+    "handler": _entry,
+    "event": _choice("event", "bytes", "json", "sqs"),
+    "job_timeout": _duration("job_timeout_ms", 1, TIMEOUT_MAX_MS),
+    "memory": _size("memory", FUNCTION_MEMORY_MIN, FUNCTION_MEMORY_MAX),
+    "processes": _integer("processes", 1, FUNCTION_PROCESSES_MAX),
+    "tmp": _size("tmp", MIB, FUNCTION_TMP_MAX),
+    "network": _flag("network"),
 }
 
 OPTION_NAMES = tuple(_CHECKS)

@@ -43,7 +43,8 @@ class Ran(msgspec.Struct):
 
     `children` are the jobs that each job added. `output` is the tail of the log.
     `died` says that the context died or hung. Then those of several jobs that have no result
-    of their own (`suspects`, indexes) may be innocent: they are run again in parts.
+    of their own (`suspects`, indexes) may be innocent: they are run again in parts. `guilty` is
+    the one of them that was under way, where that is known.
     """
 
     results: list[Result]
@@ -51,3 +52,4 @@ class Ran(msgspec.Struct):
     output: bytes = b""
     died: bool = False
     suspects: list[int] = []
+    guilty: int | None = None

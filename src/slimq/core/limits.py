@@ -81,9 +81,29 @@ IDLE_CONNECTIONS_MAX = 256  # kept alive over all hosts: each is a file descript
 SECRET_MIN = 24  # bytes of a webhook secret; Standard Webhooks 1.0
 SECRET_MAX = 64  # and the block of SHA-256: beyond it a key is hashed and no stronger
 HANDLER_BODY_MAX = 1 * MIB  # all versions are kept, and all current ones held in memory
+FUNCTION_BYTES_MAX = HANDLER_BODY_MAX  # all files of a function, unpacked
+FUNCTION_FILES_MAX = 1_000  # each is written when the function is first run on a node
+FUNCTION_DEPTH_MAX = 16  # folders within folders; paths stay below what systems take
 TIMEOUT_MAX_MS = 24 * 3600 * 1000  # a run that takes longer is a service, not a job
 DELAY_MAX_MS = 366 * 24 * 3600 * 1000  # a job deferred by more than a year is a mistake
 RETRY_AFTER_MAX_MS = 24 * 3600 * 1000  # a Retry-After beyond a day is clamped
+
+# --- warm contexts ---------------------------------------------------------
+CONTEXTS_MAX = 64  # on one node, at work or idle: each holds five descriptors
+CONTEXT_START_S = 60.0  # imports and `before`: some load models, none should take longer
+CONTEXT_JOBS_MAX = 1_000_000  # then a fresh one: whatever it leaks ends
+CONTEXT_AGE_S = 3_600.0  # and after so long
+CONTEXT_GROW_S = 0.02  # a third of a cold start: a busy context may be free sooner
+CONTEXT_HOLD_S = 1.0  # one that did not start is not tried again for so long
+CONTEXT_BYTES = 8 * MIB  # what the smallest context takes at least
+FUNCTION_MEMORY_MIN = 32 * MIB  # a bare interpreter takes a third of it
+FUNCTION_MEMORY_MAX = 64 * 1024 * MIB  # a larger machine would be a surprise, a typing error not
+FUNCTION_PROCESSES_MAX = 4_096  # processes and threads of one context
+FUNCTION_TMP_MAX = 64 * 1024 * MIB  # it is memory, too
+ANSWER_MAX = 64 * MIB  # what the jobs of one batch say, all together
+ANSWER_KEPT_MAX = 4 * MIB  # a context with a larger answer behind it is not kept
+LOG_MAX = 64 * MIB  # what a batch prints: beyond it the context is killed
+FUNCTION_UNUSED_S = 7 * 24 * 3600  # files of a function that nobody ran for so long are deleted
 
 # --- API -------------------------------------------------------------------
 WAIT_MAX_S = 60  # GET /jobs/{id}?wait=

@@ -1,5 +1,5 @@
 """A batch that died is run again in parts, until the guilty jobs are alone: log2 n more runs
-for one of them. Innocents lose no failure.
+for one of them, or two where it is known which job was under way. Innocents lose no failure.
 
 When the command took all results with it, some of its jobs are tried alone first. Do all of
 these die too, the handler is broken and not a job: what they got, the others get as well,
@@ -25,14 +25,15 @@ async def run_split(run: Run, batch: Batch) -> Ran:
     if not ran.suspects:
         return ran
     ran.children = ran.children or [[] for _ in batch.jobs]
-    suspects = ran.suspects
+    suspects, guilty = ran.suspects, ran.guilty
     if len(suspects) == len(batch.jobs) > 2 * SPLIT_PROBES:
         probes = [place * len(suspects) // SPLIT_PROBES for place in range(SPLIT_PROBES)]
         suspects = [index for index in suspects if index not in probes]
+        guilty = None if guilty in probes else guilty
         if await _all_die(run, batch, ran, probes):
             _give_all(ran, suspects, [ran.results[index] for index in probes])
             return ran
-    await _halve(run, batch, ran, suspects)
+    await _split(run, batch, ran, suspects, guilty)
     return ran
 
 
@@ -56,13 +57,25 @@ def _give_all(ran: Ran, rest: list[int], probes: list[Result]) -> None:
         ran.results[index] = Result(statuses.RETRY_LATER if not_now else was.status, error=error)
 
 
-async def _halve(run: Run, batch: Batch, ran: Ran, suspects: list[int]) -> None:
-    middle = (len(suspects) + 1) // 2
-    for half in (suspects[:middle], suspects[middle:]):
-        if half:
-            again = await _run_part(run, batch, ran, half)
+async def _split(run: Run, batch: Batch, ran: Ran, suspects: list[int], guilty: int | None) -> None:
+    """Run suspects in parts, and the suspects of a part that dies in smaller ones."""
+    rest = [(suspects, guilty)]
+    while rest:
+        for part in _parts(*rest.pop()):
+            again = await _run_part(run, batch, ran, part)
             if again.suspects:
-                await _halve(run, batch, ran, [half[place] for place in again.suspects])
+                known = None if again.guilty is None else part[again.guilty]
+                rest.append(([part[place] for place in again.suspects], known))
+
+
+def _parts(suspects: list[int], guilty: int | None) -> list[list[int]]:
+    """Return the guilty one alone and the others, or two halves where it is not known."""
+    if guilty is None:
+        middle = (len(suspects) + 1) // 2
+        parts = [suspects[:middle], suspects[middle:]]
+    else:
+        parts = [[guilty], [index for index in suspects if index != guilty]]
+    return [part for part in parts if part]
 
 
 async def _run_part(run: Run, batch: Batch, ran: Ran, part: list[int]) -> Ran:

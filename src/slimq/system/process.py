@@ -66,11 +66,14 @@ class Processes(Protocol):
         argv: list[bytes],
         environment: Mapping[bytes, bytes],
         stdin: bytes,
+        handed: Sequence[int] = (),
+        passed: Sequence[int] = (),
     ) -> Child:
         """Start `program`; raise OSError when it cannot be started.
 
-        It inherits nothing: only descriptors 0, 1 and 2, only `environment`, a session of
-        its own, and every signal at its default and unblocked.
+        It inherits nothing: only descriptors 0, 1 and 2, copies of `handed` as 3, 4, ... and
+        `passed` under the numbers that they have (above those), only `environment`, a session
+        of its own, and every signal at its default and unblocked.
         """
 
 
@@ -108,6 +111,8 @@ class SystemProcesses:
         argv: list[bytes],
         environment: Mapping[bytes, bytes],
         stdin: bytes,
+        handed: Sequence[int] = (),
+        passed: Sequence[int] = (),
     ) -> SystemChild:
         theirs: list[int] = []
         ours: list[int] = []
@@ -118,12 +123,18 @@ class SystemProcesses:
                 ours.append(reading)
                 theirs.append(writing)
                 os.set_blocking(reading, False)
+            # Above all numbers that they are copied to, lest one copy hide another.
+            above = _FIRST_FREE_FD + len(handed)
+            theirs += [fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, above) for fd in handed]
             _close_all_on_exec()
             pid = os.posix_spawn(
                 program,
                 argv,
                 environment,
-                file_actions=[(os.POSIX_SPAWN_DUP2, fd, place) for place, fd in enumerate(theirs)],
+                file_actions=[
+                    *((os.POSIX_SPAWN_DUP2, fd, place) for place, fd in enumerate(theirs)),
+                    *((os.POSIX_SPAWN_DUP2, fd, fd) for fd in passed),
+                ],
                 setsid=True,
                 setsigmask=[],
                 setsigdef=_TO_DEFAULT,

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import uvloop
 from address_kit import canary
-from runner_kit import HTTP_BEHAVIOURS, ExecBench, HttpBench, Target
+from runner_kit import HTTP_BEHAVIOURS, ExecBench, FunctionBench, HttpBench, Target
 
 __all__ = ["canary"]
 
@@ -43,8 +43,8 @@ def _nothing_is_left() -> Iterator[None]:
     assert children() == others  # a PostgreSQL of other tests may run
 
 
-@pytest.fixture(params=[ExecBench, HttpBench], ids=["exec", "http"])
-def bench(request: pytest.FixtureRequest) -> Iterator[ExecBench | HttpBench]:
+@pytest.fixture(params=[ExecBench, HttpBench, FunctionBench], ids=["exec", "http", "python"])
+def bench(request: pytest.FixtureRequest) -> Iterator[ExecBench | HttpBench | FunctionBench]:
     with request.param().open() as opened:
         yield opened
 
@@ -53,3 +53,9 @@ def bench(request: pytest.FixtureRequest) -> Iterator[ExecBench | HttpBench]:
 def target() -> Iterator[Target]:
     with Target(dict(HTTP_BEHAVIOURS)).serving() as serving:
         yield serving
+
+
+@pytest.fixture
+def functions() -> Iterator[FunctionBench]:
+    with FunctionBench().open() as opened:
+        yield opened

@@ -1,4 +1,5 @@
-"""Real handlers for the runners: a command in a process, and an HTTP target in threads."""
+"""Real handlers for the runners: a command in a process, an HTTP target in threads, and a
+function in a warm context."""
 
 from __future__ import annotations
 
@@ -6,19 +7,23 @@ import hashlib
 import socket
 import sys
 import threading
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Callable, Coroutine, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from ipaddress import ip_network
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import uvloop
+from function_behaviours import FUNCTION_BEHAVIOURS
 
 from slimq.core.handler import Handler, parse_options
 from slimq.core.job import Batch, Job, Ran
 from slimq.runner.base import Runner
+from slimq.runner.cell import Cell
 from slimq.runner.command import CommandRunner
+from slimq.runner.function import FunctionRunner
 from slimq.runner.http import HttpRunner
 from slimq.system.clock import SystemClock
 
@@ -31,11 +36,19 @@ def id_of(index: int) -> str:
     return f"0abcdef-nodenode-{index:04}"
 
 
-def batch_of(lang: str, body: str | list[str], datas: list[bytes], **written: Any) -> Batch:
+def batch_of(
+    lang: str,
+    body: str | list[str] | dict[str, Any],
+    datas: list[bytes],
+    *,
+    client: str = "acme",
+    version: int = 1,
+    **written: Any,
+) -> Batch:
     handler = Handler(
         client="*",
         jobtype="mail",
-        version=1,
+        version=version,
         lang=lang,
         body=body,
         options=parse_options(lang, written),
@@ -45,7 +58,7 @@ def batch_of(lang: str, body: str | list[str], datas: list[bytes], **written: An
         Job(id_of(index), index + 1, failures=0, crashes=0, due_at=0, data=data)
         for index, data in enumerate(datas)
     ]
-    return Batch("acme/mail", handler, jobs)
+    return Batch(f"{client}/mail", handler, jobs)
 
 
 def python(source: str, *arguments: str) -> list[str]:
@@ -253,8 +266,47 @@ HTTP_BEHAVIOURS: dict[str, Behaviour] = {
 }
 
 
+@dataclass
+class PlainLaunch:
+    """A launch without a sandbox around it; `limits` that bound nothing."""
+
+    argv: list[str]
+    env: dict[str, str]
+    pass_fds: Sequence[int] = ()
+
+    @property
+    def limits(self) -> PlainLaunch:
+        return self
+
+    def close_fds(self) -> None:
+        """There are none."""
+
+    def kill(self) -> None:
+        """There is no group."""
+
+    def hit(self) -> tuple[str, ...]:
+        return ()
+
+    def close(self) -> None:
+        """There is no group."""
+
+
+class PlainSandbox:
+    """Runs functions as they are. For tests alone: they are our own."""
+
+    def __init__(self) -> None:
+        self.cells: list[Cell] = []
+
+    def launch(self, command: Sequence[str], cell: Cell) -> PlainLaunch:
+        self.cells.append(cell)
+        return PlainLaunch(list(command), cell.variables())
+
+
 class ExecBench:
     lang = "exec"
+    garbage = "malformed result line: '200garbage'"
+    no_result = "no result line"
+    bad_child = b"ignored 1 malformed #J: lines"
 
     @contextmanager
     def open(self) -> Iterator[ExecBench]:
@@ -270,6 +322,9 @@ class ExecBench:
 
 class HttpBench:
     lang = "http"
+    garbage = ExecBench.garbage
+    no_result = ExecBench.no_result
+    bad_child = ExecBench.bad_child
 
     def __init__(self) -> None:
         self.target = Target(HTTP_BEHAVIOURS)
@@ -284,3 +339,30 @@ class HttpBench:
 
     def batch(self, behaviour: str, datas: list[bytes], **written: Any) -> Batch:
         return batch_of("http", self.target.url(behaviour), datas, batch_size=500, **written)
+
+
+class FunctionBench:
+    lang = "python"
+    garbage = "returned 999: a status is 1xx, 2xx, 4xx or 5xx"
+    no_result = "no result"
+    bad_child = b"'not legal' is no name of a jobtype"
+
+    def __init__(self) -> None:
+        self.folder = Path()
+        self.sandbox = PlainSandbox()
+
+    @contextmanager
+    def open(self) -> Iterator[FunctionBench]:
+        with TemporaryDirectory() as folder:
+            self.folder = Path(folder)
+            yield self
+
+    def runner(self, **changes: Any) -> FunctionRunner:
+        settings: dict[str, Any] = {"memory_max": 1 << 30, "idle_s": 600.0}
+        return FunctionRunner(self.sandbox, self.folder / "functions", **(settings | changes))
+
+    def batch(self, behaviour: str, datas: list[bytes], **written: Any) -> Batch:
+        return batch_of("python", FUNCTION_BEHAVIOURS[behaviour], datas, **written)
+
+    def of(self, source: str | dict[str, Any], datas: list[bytes], **written: Any) -> Batch:
+        return batch_of("python", source, datas, **written)

@@ -9,7 +9,7 @@ import time
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from runner_kit import ExecBench, HttpBench, on_loop, run_once
+from runner_kit import ExecBench, FunctionBench, HttpBench, on_loop, run_once
 
 from slimq.core import status
 from slimq.core.job import Ran
@@ -17,7 +17,7 @@ from slimq.core.limits import ERROR_MAX, LINE_MAX, OUTPUT_TAIL_MAX
 from slimq.core.lines import ChildLine
 from slimq.core.status import Outcome, outcome_of
 
-Bench = ExecBench | HttpBench
+Bench = ExecBench | HttpBench | FunctionBench
 
 EVERY_BYTE = bytes(byte for byte in range(256) if byte != 0x0A)
 CONTENTS = [
@@ -93,7 +93,7 @@ def test_garbage_is_an_error_that_quotes_it(bench: Bench) -> None:
     ran = run_once(bench.runner(), bench.batch("garbage", [b""] * 4))
     assert_errors(ran, 4)
     assert statuses(ran) == [status.NO_RESULT] * 4
-    assert "malformed result line: '200garbage'" in ran.results[1].error
+    assert bench.garbage in ran.results[1].error
     assert not ran.died
 
 
@@ -105,7 +105,7 @@ def test_one_malformed_line_hurts_its_job_alone(bench: Bench) -> None:
 def test_missing_lines_hurt_the_last_jobs_alone(bench: Bench) -> None:
     ran = run_once(bench.runner(), bench.batch("too_few", [b""] * 5))
     assert statuses(ran) == [200, 200, 200, 200, status.NO_RESULT]
-    assert ran.results[4].error == "no result line"
+    assert ran.results[4].error == bench.no_result
     assert not ran.died
 
 
@@ -127,7 +127,7 @@ def test_children_belong_to_the_job_whose_result_follows(bench: Bench) -> None:
     assert ran.children[0] == [ChildLine("bill", b"for 0")]
     assert ran.children[1] == [ChildLine("bill", b""), ChildLine("log", b"end")]
     assert b"# a log line" in ran.output
-    assert b"ignored 1 malformed #J: lines" in ran.output
+    assert bench.bad_child in ran.output
 
 
 @pytest.mark.parametrize("behaviour", ["hang", "drip"])

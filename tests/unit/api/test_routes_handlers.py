@@ -8,7 +8,13 @@ from typing import Any
 import pytest
 from routes_kit import Bench
 
-from slimq.core.limits import ARGV_MAX, HANDLER_BODY_MAX, JSON_BODY_MAX, URL_MAX
+from slimq.core.limits import (
+    ARGV_MAX,
+    FUNCTION_BYTES_MAX,
+    HANDLER_BODY_MAX,
+    JSON_BODY_MAX,
+    URL_MAX,
+)
 
 EXEC = {"lang": "exec", "body": ["cat"]}
 
@@ -102,7 +108,16 @@ def test_a_deleted_handler_is_gone_with_its_versions(bench: Bench):
     ("document", "field"),
     [
         ({}, "lang"),
-        ({**EXEC, "lang": "python"}, "lang"),
+        ({**EXEC, "lang": "python"}, "body"),
+        ({**EXEC, "options": {"memory": "1GiB"}}, "options.memory"),
+        ({"lang": "python", "body": {"../x.py": ""}}, "body"),
+        ({"lang": "python", "body": {"a.txt": ""}}, "body"),
+        ({"lang": "python", "body": "x" * (FUNCTION_BYTES_MAX + 1)}, "body"),
+        ({"lang": "python", "body": "", "options": {"memory": "1MiB"}}, "options.memory"),
+        ({"lang": "python", "body": "", "options": {"event": "text"}}, "options.event"),
+        ({"lang": "python", "body": "", "options": {"result": "exit"}}, "options.result"),
+        ({"lang": "python", "body": "", "options": {"handler": "a-b"}}, "options.handler"),
+        ({"lang": "python", "body": "", "options": {"handler": "other.go"}}, "options.handler"),
         ({**EXEC, "lang": ["exec"]}, "lang"),
         ({**EXEC, "lang": "exe"}, "lang"),
         ({"lang": "exec"}, "body"),

@@ -1,0 +1,184 @@
+"""The runner of functions: source that was uploaded runs in warm contexts, in a sandbox.
+
+A batch goes to a context of its own client, jobtype and version (`warm.py`). What the handler
+and its hooks are called with, and what their answers mean, is in `host/python_host.py` and
+`docs/functions.md`. Without a sandbox there is no such runner: the node refuses functions.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from slimq.core import status
+from slimq.core.bundle import Files, entry_of, read_body
+from slimq.core.handler import Handler, bad_field
+from slimq.core.job import Batch, Ran, Result
+from slimq.core.jobtype import EVERY_CLIENT
+from slimq.core.limits import CONTEXT_START_S, MIB
+from slimq.errors import BadHandler
+from slimq.runner.answer import bounded, same_for_all
+from slimq.runner.cell import Cell, python_folders
+from slimq.runner.context import Context, Death, Launcher
+from slimq.runner.exchange import NOT_TAKEN, payload_of
+from slimq.runner.function_verdict import describe, judge
+from slimq.runner.unpack import Unpacked
+from slimq.runner.warm import ENDS, STARTS, Key, NotStarted, WarmContexts
+from slimq.system.process import Processes, SystemProcesses
+
+HOST = Path(__file__).parent / "host" / "python_host.py"
+RUN, CHECK = "run", "check"  # modes of the program in the context
+_DESCRIPTORS = 6  # standard input, output and error, and the three of the exchange
+
+
+class FunctionRunner:
+    """Runs functions (see `Runner`), on the loop of the first `run`. `folder` is where their
+    files are unpacked; `environment` is that of the command which starts a context, not of the
+    function. The bounds are those of `WarmContexts`."""
+
+    lang = "python"
+
+    def __init__(
+        self,
+        sandbox: Launcher,
+        folder: Path,
+        *,
+        memory_max: int,
+        idle_s: float,
+        environment: Mapping[str, str] | None = None,
+        processes: Processes | None = None,
+        python: Path | None = None,
+    ) -> None:
+        self._sandbox = sandbox
+        self._unpacked = Unpacked(folder)
+        self._environment = dict(environment or {})
+        self._processes = processes or SystemProcesses()
+        self._python = (python or Path(sys.executable)).resolve()
+        self._warm = WarmContexts(memory_max, idle_s)
+        self._running: dict[Context, Batch] = {}
+
+    def check(self, handler: Handler) -> None:
+        entry_of(read_body(handler.body), handler.options.handler)
+
+    async def try_out(self, handler: Handler) -> None:
+        """Load a function once, in a context of its own; raise BadHandler with file, line and
+        reason when it cannot be run."""
+        client = "main" if handler.client == EVERY_CLIENT else handler.client
+        try:
+            context = await self._start(handler, client, CHECK)
+        except NotStarted as error:
+            raise _refusal(error) from None
+        await context.close()
+
+    async def run(self, batch: Batch) -> Ran:
+        client = batch.type.partition("/")[0]
+        handler, count = batch.handler, len(batch.jobs)
+        options = handler.options
+        key = Key(client, handler.jobtype, handler.client, handler.version)
+        payload = payload_of(batch.jobs, options.timeout_ms, options.job_timeout_ms)
+        for is_last in (False, True):
+            try:
+                context = await self._warm.take(key, lambda: self._start(handler, client, RUN))
+            except NotStarted as error:
+                return _not_started(error, count)
+            self._running[context] = batch
+            try:
+                ended = await context.run(
+                    payload, count, options.timeout_ms / 1000, options.job_timeout_ms / 1000
+                )
+            finally:
+                del self._running[context]
+                self._warm.give_back(context)
+            if is_last or ended.death is None or ended.answer.phase != NOT_TAKEN:
+                break  # else it was dead before it had the batch: another one gets it
+        return judge(ended, count, options)
+
+    async def close(self) -> None:
+        await self._warm.close()
+
+    def progress(self, id: str) -> tuple[int, int] | None:
+        """Return how far a job that runs here said it is: done, and of how much (0: unknown)."""
+        for context, batch in self._running.items():
+            for index, said in context.progress.items():
+                if index < len(batch.jobs) and batch.jobs[index].id == id:
+                    return said
+        return None
+
+    def facts(self) -> dict[str, Any]:
+        """Return how many contexts there are, and what was counted so far."""
+        counted = self._warm.counters
+        return {
+            "contexts": {"busy": self._warm.busy, "idle": self._warm.idle},
+            "starts": {name: counted[name] for name in STARTS},
+            "ends": {name: counted[name] for name in ENDS},
+        }
+
+    # --- a new context -----------------------------------------------------
+
+    async def _start(self, handler: Handler, client: str, mode: str) -> Context:
+        try:
+            files = read_body(handler.body)
+            folder = await asyncio.get_running_loop().run_in_executor(
+                None, self._unpacked.place, files
+            )
+            context = self._spawn(handler, client, mode, folder, files)
+        except (OSError, BadHandler) as error:
+            raise NotStarted(f"cannot start a context: {error}") from error
+        said = await context.started(CONTEXT_START_S)
+        if not isinstance(said, Death) and said[:1] == b"Y":
+            return context
+        log = context.log
+        await context.close()
+        if isinstance(said, Death):
+            timeout_ms = int(1000 * CONTEXT_START_S)
+            why = describe(said, handler.options, timeout_ms)
+            raise NotStarted(f"the function could not be loaded: {why}", log=log)
+        raise _parsed(said[1:], log)
+
+    def _spawn(
+        self, handler: Handler, client: str, mode: str, folder: Path, files: Files
+    ) -> Context:
+        options = handler.options
+        entry = entry_of(files, options.handler)
+        about = (client, handler.jobtype, str(handler.version), str(options.memory // MIB))
+        program = [str(self._python), "-I", "-S", str(HOST), "3", "4", "5", mode]
+        cell = Cell(
+            client=client,
+            readable=(*python_folders(self._python), str(HOST.parent), str(folder)),
+            network=options.network,
+            memory_bytes=options.memory,
+            tmp_bytes=options.tmp,
+            processes=options.processes,
+            descriptors=_DESCRIPTORS,
+        )
+        launch = self._sandbox.launch([*program, str(folder), *entry, options.event, *about], cell)
+        return Context(
+            launch, options.memory, self._environment, self._processes, self._warm.forget
+        )
+
+
+def _parsed(said: bytes, log: bytes) -> NotStarted:
+    """Read ``file NUL line NUL why``, which nobody vouches for."""
+    file, _, rest = said.decode("utf-8", "replace").partition("\0")
+    line, _, why = rest.partition("\0")
+    return NotStarted(bounded(why), bounded(file), int(line) if line.isdecimal() else 0, log)
+
+
+def _refusal(error: NotStarted) -> BadHandler:
+    refusal = bad_field("body", _words(error))
+    refusal.extra |= {"file": error.file, "line": error.line} if error.file else {}
+    return refusal
+
+
+def _words(error: NotStarted) -> str:
+    where = error.file + (f", line {error.line}" if error.line else "")
+    return f"{where}: {error.why}" if where else error.why
+
+
+def _not_started(error: NotStarted, count: int) -> Ran:
+    """No job is to blame: they run again later, and lose nothing."""
+    result = Result(status.RETRY_LATER, error=bounded(_words(error)))
+    return Ran(same_for_all(count, result), [[] for _ in range(count)], error.log)
