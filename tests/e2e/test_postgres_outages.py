@@ -21,6 +21,7 @@ from node_kit import wait_until
 from outage_kit import (
     BACK_S,
     CPU_MAX,
+    CPU_S,
     PASSWORD,
     MakeServer,
     Work,
@@ -58,7 +59,7 @@ def test_a_server_that_goes_away_and_comes_back_loses_nothing(
         refuses_questions(node, within_s=4)
         work.open()  # what runs ends meanwhile, and is told later
         if end == "stopped":
-            assert cpu_of(node, 2) < CPU_MAX
+            assert cpu_of(node, CPU_S) < CPU_MAX
             before = memory_of(node)
             for _ in range(200):
                 work.add(3)

@@ -16,6 +16,7 @@ from node_kit import wait_until
 from outage_kit import (
     BACK_S,
     CPU_MAX,
+    CPU_S,
     MakePgBouncer,
     Work,
     cpu_of,
@@ -46,7 +47,7 @@ def test_behind_a_pgbouncer_that_pools_transactions_each_job_runs_once(
         pooler.stop()
         wait_until(node.problems, "the node sees that the pooler is gone")
         work.add(20)
-        assert cpu_of(node, 1) < CPU_MAX
+        assert cpu_of(node, CPU_S) < CPU_MAX
         pooler.start()
         wait_until(
             lambda: other.is_all_in() and node.is_all_in() and left_of(node) == 0,

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pytest
 from node_kit import ECHO, Node, wait_until
-from test_postgres_outages import memory_of, node_at
+from outage_kit import memory_of, node_at
 
 from postgres_kit import Server
 from proof_kit import Proof
