@@ -115,6 +115,7 @@ def test_the_doctor_looks_at_everything_and_finds_a_damaged_journal(
         "port",
         "open files",
         "clock",
+        "sandbox",
     }
     assert (code, document["ok"]) == (0, True), document
     damage(data)

@@ -19,6 +19,7 @@ from slimq.core.lifecycle import Lease
 from slimq.errors import ConfigError, StoreRefused, StoreTooNew, StoreUnavailable
 from slimq.store.base import Cursor, NewJobs, Policy, TooSlow
 from slimq.store.opening import open_store
+from slimq.store.migrate import POSTGRES, known
 from slimq.store.postgres import PostgresStore
 from slimq.store.postgres_facts import warnings
 from slimq.store.postgres_link import REST_MS, PostgresLink
@@ -127,7 +128,7 @@ def test_a_schema_of_a_newer_slimq_is_left_alone_and_used_when_it_fits(
         store.now()
     raised = "UPDATE slimq.meta SET value = value + %s WHERE name IN ('schema', 'schema_least')"
     postgres.execute(raised, 98, database=name)
-    assert "has schema 99" in refusal_of(database)
+    assert f"has schema {known(POSTGRES).latest + 98}" in refusal_of(database)
     with closing(PostgresStore(database, clock=(clock := FakeClock()))) as store:
         with pytest.raises(StoreTooNew):
             store.totals()

@@ -222,6 +222,7 @@ def test_a_newer_schema_is_refused_and_left_alone(opener: Opener):
     store = opener.open()
     opener.add(store)
     with raw(opener.path) as db:
+        made = db.pragma("user_version")
         db.pragma("user_version", 99)
         db.execute("UPDATE meta SET value = 99 WHERE name = 'schema_least'")
     store.close()
@@ -230,7 +231,7 @@ def test_a_newer_schema_is_refused_and_left_alone(opener: Opener):
             work(store)
     with raw(opener.path) as db:
         assert db.pragma("user_version") == 99
-        db.pragma("user_version", 1)
+        db.pragma("user_version", made)
     assert store.totals().waiting == 1
 
 
