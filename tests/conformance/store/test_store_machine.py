@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import tempfile
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import apsw
 import pytest
-from hypothesis import settings
+from hypothesis import seed, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
     RuleBasedStateMachine,
@@ -20,6 +21,7 @@ from postgres_rig import PostgresRig
 from store_kit import JOURNAL, NODE, OTHER, START_MS, FakeClock, Store, node
 
 from postgres_kit import Server
+from proof_kit import Proof
 from slimq.core.handler import Options
 from slimq.core.job import Job, Result
 from slimq.core.jobid import Minter
@@ -103,10 +105,14 @@ SELECT (SELECT count(*) FROM slimq.run WHERE seq NOT IN (SELECT seq FROM j)),
 
 
 class Stores(RuleBasedStateMachine):
-    """Of a kind of store there are two objects, as two nodes have them."""
+    """Of a kind of store there are two objects, as two nodes have them. `done` counts the runs
+    and their steps, of all that there were since somebody emptied it."""
+
+    done: Counter[str]
 
     def __init__(self) -> None:
         super().__init__()
+        self.done["runs"] += 1
         self.clock = FakeClock()
         self.set_up()
         self.minters = {lock: Minter(lock) for lock in LOCKS}
@@ -300,6 +306,7 @@ class Stores(RuleBasedStateMachine):
     @invariant()
     def counts_are_what_a_recount_gives(self):
         self.recount()
+        self.done["steps"] += 1
 
 
 class SqliteStores(Stores):
@@ -353,13 +360,27 @@ def _outcome(store: Store, method: str, /, *args: Any, **kwargs: Any) -> Any:
         return CursorMoved
 
 
-def test_the_sqlite_store_shows_what_the_memory_store_shows() -> None:
-    many = settings(max_examples=200, stateful_step_count=40, deadline=None)
-    run_state_machine_as_test(SqliteStores, settings=many)
+def compare(stores: type[Stores], proof: Proof, runs: int, steps: int) -> Counter[str]:
+    """Do things at random to a store and to the oracle; return how much was done."""
+    stores.done = Counter()
+    wanted = settings(max_examples=runs, stateful_step_count=steps, deadline=None)
+    run_state_machine_as_test(seed(proof.seed)(stores), settings=wanted)
+    return stores.done
 
 
+@pytest.mark.proof("T8")
+def test_the_sqlite_store_shows_what_the_memory_store_shows(proof: Proof) -> None:
+    runs = proof.size(submission=200, release=2_000)
+    done = compare(SqliteStores, proof, runs, proof.size(submission=40, release=50))
+    proof.report(sqlite_runs=done["runs"], steps=done["steps"], differences=0)
+
+
+@pytest.mark.proof("T8")
 @pytest.mark.timeout(600)  # 10 s alone; Hypothesis takes a time out for a flaky test
-def test_the_postgres_store_shows_what_the_memory_store_shows(postgres: Server) -> None:
+def test_the_postgres_store_shows_what_the_memory_store_shows(
+    postgres: Server, proof: Proof
+) -> None:
     PostgresStores.server = postgres
-    few = settings(max_examples=20, stateful_step_count=30, deadline=None)
-    run_state_machine_as_test(PostgresStores, settings=few)
+    runs = proof.size(submission=20, release=1_000)
+    done = compare(PostgresStores, proof, runs, proof.size(submission=30, release=50))
+    proof.report(postgres_runs=done["runs"], steps=done["steps"], differences=0)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from itertools import product
 from pathlib import Path
 
 import pytest
 from journal_kit import Bench
 
+from proof_kit import Proof
 from slimq.journal.record import record_prefix
 from slimq.journal.recovery import Recovery
 from slimq.journal.scan import Damage, Record, SegmentScan
@@ -45,9 +47,13 @@ def plain(items: list[Record | Damage]) -> list[tuple[int, int, bytes | None]]:
     return [(i.start, i.next, i.data) for i in items if isinstance(i, Record)]
 
 
-def test_cut_at_every_byte_all_whole_records_before_the_cut_are_returned(bench: Bench) -> None:
-    sample = Sample(bench, MIXED * 15 + [b"x" * 6000, b"z"])
-    assert len(sample.data) > 20_000
+@pytest.mark.proof("T2c")
+def test_cut_at_every_byte_all_whole_records_before_the_cut_are_returned(
+    bench: Bench, proof: Proof
+) -> None:
+    bodies = MIXED * proof.size(submission=15, release=45) + [b"x" * 6000, b"z"]
+    sample = Sample(bench, bodies)
+    assert len(sample.data) > proof.size(submission=20_000, release=50_000)
     whole = plain(sample.records)
     ends = {r.next for r in sample.records} | {sample.records[0].start, 0}
     for cut in range(len(sample.data)):
@@ -59,12 +65,14 @@ def test_cut_at_every_byte_all_whole_records_before_the_cut_are_returned(bench: 
         if cut < sample.records[0].start:
             start = 0
         assert damage == ([] if cut in ends else [Damage(start, cut)]), cut
+    proof.report(cuts=len(sample.data), wrong=0)
 
 
+@pytest.mark.proof("T2c")
 def test_after_every_bit_flip_all_other_records_are_returned_and_the_damage_is_counted(
-    bench: Bench,
+    bench: Bench, proof: Proof
 ) -> None:
-    sample = Sample(bench, MIXED)
+    sample = Sample(bench, MIXED * proof.size(submission=1, release=50))
     whole = plain(sample.records)
     for at in range(len(sample.data)):
         for bit in range(8):
@@ -76,19 +84,24 @@ def test_after_every_bit_flip_all_other_records_are_returned_and_the_damage_is_c
             damage = [item for item in items if isinstance(item, Damage)]
             assert len(damage) == 1, (at, bit)
             assert damage[0].start <= at < damage[0].end, (at, bit)
+    proof.report(flips=8 * len(sample.data), wrong=0)
 
 
-def test_zeroed_and_garbled_holes_lose_only_the_records_they_touch(bench: Bench) -> None:
+@pytest.mark.proof("T2c")
+def test_zeroed_and_garbled_holes_lose_only_the_records_they_touch(
+    bench: Bench, proof: Proof
+) -> None:
     sample = Sample(bench, MIXED * 4)
     whole = plain(sample.records)
-    for start in range(0, len(sample.data), 61):
-        for size in (1, 40, 512):
-            for filler in (b"\0", b"\n", b"s"):
-                hole = sample.data[:start] + filler * size + sample.data[start + size :]
-                hole = hole[: len(sample.data)]
-                items = sample.scan(hole)
-                safe = [r for r in whole if hole[r[0] : r[1] - 1] == sample.data[r[0] : r[1] - 1]]
-                assert plain(items) == safe, (start, size, filler)
+    starts = range(0, len(sample.data), proof.size(submission=61, release=1))
+    holes = list(product(starts, (1, 40, 512), (b"\0", b"\n", b"s")))
+    for start, size, filler in holes:
+        hole = sample.data[:start] + filler * size + sample.data[start + size :]
+        hole = hole[: len(sample.data)]
+        items = sample.scan(hole)
+        safe = [r for r in whole if hole[r[0] : r[1] - 1] == sample.data[r[0] : r[1] - 1]]
+        assert plain(items) == safe, (start, size, filler)
+    proof.report(holes=len(holes), wrong=0)
 
 
 def test_a_record_forged_inside_a_body_is_not_returned_after_damage(bench: Bench) -> None:
