@@ -67,8 +67,8 @@ PLANTED = [
         "answer_before_the_group_commit",
         "B1",
         "journal/commit.py",
-        "                self._writer.commit(group)\n                self._deliver(group)\n",
-        "                self._deliver(group)\n                self._writer.commit(group)\n",
+        "            self._writer.commit(group)\n            self._deliver(group)\n",
+        "            self._deliver(group)\n            self._writer.commit(group)\n",
         JOURNAL + "test_journal_commit.py::"
         "test_what_is_delivered_has_been_written_and_synced_before",
         "A kill between the answer and the write loses what was accepted.",
