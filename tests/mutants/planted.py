@@ -321,11 +321,12 @@ PLANTED = [
         "finish.py",
         "            children += self._journal_children(flight)\n"
         "            finished.append(self._finished(flight, now))\n"
-        "        stale = self._store.finish(self._sysid, finished)\n",
+        "        stale = self._store.finish(self._sysid, finished)",
         "            finished.append(self._finished(flight, now))\n"
         "        stale = self._store.finish(self._sysid, finished)\n"
         "        for flight in flights:\n"
-        "            children += self._journal_children(flight)\n",
+        "            children += self._journal_children(flight)\n"
+        "        stale = stale",
         ENGINE + "test_finish.py::"
         "test_children_are_in_the_journal_before_the_store_learns_of_their_parents_end",
         "A kill between the two leaves a parent that is OK and has no children.",
@@ -353,10 +354,10 @@ PLANTED = [
         "renewal_on_the_thread_of_the_handlers",
         "L2",
         "dispatch.py",
-        "        lost = self._renew()\n",
+        "        lost = self._store.renew(self._sysid, leases, lease_ms=LEASE_MS)\n",
         "        import asyncio\n\n"
-        "        async def renewed() -> set[Lease]:\n"
-        "            return self._renew()\n\n"
+        "        async def renewed() -> set[str]:\n"
+        "            return self._store.renew(self._sysid, leases, lease_ms=LEASE_MS)\n\n"
         "        loop = next(flight.task for flight in self.flights).get_loop()\n"
         "        lost = asyncio.run_coroutine_threadsafe(renewed(), loop).result()\n",
         ENGINE + "test_busy_loop.py::"
