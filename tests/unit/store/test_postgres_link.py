@@ -18,8 +18,8 @@ from slimq.core.jobid import Minter
 from slimq.core.lifecycle import Lease
 from slimq.errors import ConfigError, StoreRefused, StoreTooNew, StoreUnavailable
 from slimq.store.base import Cursor, NewJobs, Policy, TooSlow
-from slimq.store.opening import open_store
 from slimq.store.migrate import POSTGRES, known
+from slimq.store.opening import open_store
 from slimq.store.postgres import PostgresStore
 from slimq.store.postgres_facts import warnings
 from slimq.store.postgres_link import REST_MS, PostgresLink
