@@ -43,6 +43,7 @@ from slimq.errors import ConfigError
 NODES = "nodes"  # the folder of the workers but the first
 ACCEPT, RUN = "accept", "run"  # the roles of a node
 SANDBOX_ON, SANDBOX_OFF = "on", "off"
+NETWORK_NONE, NETWORK_PUBLIC = "none", "public"
 DEFAULT_ENV = "development"
 DEFAULT_FOLDER = Path("config")
 HIDDEN = "***"
@@ -206,6 +207,12 @@ class Functions:
         "they run as slimq itself and may do all that it may; only for your own functions, and "
         "only while the node listens on a loopback address.",
         flag="--unsafe-no-sandbox",
+    )
+    network: str = setting(
+        Choice(NETWORK_NONE, NETWORK_PUBLIC),
+        NETWORK_NONE,
+        "What functions that ask for the network get. `none`: none. `public`: public addresses "
+        "and those of `http.allow`, by a proxy that the environment of the function names.",
     )
 
 

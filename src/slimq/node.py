@@ -32,7 +32,7 @@ from slimq.api.server import Server
 from slimq.api.turn import Turn
 from slimq.api.waiting import JobWatch, SafeWatch
 from slimq.asking import Asker
-from slimq.config import ACCEPT, RUN, SANDBOX_OFF, Config
+from slimq.config import ACCEPT, NETWORK_PUBLIC, RUN, SANDBOX_OFF, Config
 from slimq.core.handler import Handler, bad_field
 from slimq.core.jobid import Minter, make_sysid
 from slimq.core.limits import CONNECTIONS_MAX, FILES_RESERVED, LOG_ITEMS_MAX
@@ -50,8 +50,10 @@ from slimq.journal.reader import JournalReader
 from slimq.journal.record import Header, JobLine, Position
 from slimq.journal.writer import JournalWriter
 from slimq.node_state import StateFile, StopFlag, kept_secret
+from slimq.runner.address import AddressPolicy
 from slimq.runner.base import Runner
 from slimq.runner.command import DEFAULT_ENVIRONMENT, SYSID_VARIABLE, CommandRunner
+from slimq.runner.egress import Egress
 from slimq.runner.flight import WATCH_S, Flight, Flights, first_ids
 from slimq.runner.http import HttpRunner
 from slimq.runner.sandbox import Sandbox
@@ -137,7 +139,13 @@ class Node:
         self._started_at = self._clock.wall_ms()
         self._quit = asyncio.Event()
         self._failed = False
-        self._sandbox = Sandbox(ControlGroups(), unsafe=config.functions.sandbox == SANDBOX_OFF)
+        is_open = config.functions.network == NETWORK_PUBLIC
+        self._way_out = Egress(AddressPolicy(config.http.allow)) if is_open else None
+        self._sandbox = Sandbox(
+            ControlGroups(),
+            unsafe=config.functions.sandbox == SANDBOX_OFF,
+            way_out=self._way_out,
+        )
         self._sandbox_level: Level | None = None
 
     async def serve(self, ready: Callable[[str], None]) -> int:
@@ -173,6 +181,8 @@ class Node:
         await self._drain(server, threads)
         watch.cancel()
         await examination
+        if self._way_out is not None:
+            self._way_out.close()
         self._log.info("node.ended", sysid=self.sysid)
         return 1 if self._failed else 0
 

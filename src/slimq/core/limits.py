@@ -105,6 +105,10 @@ ANSWER_KEPT_MAX = 4 * MIB  # a context with a larger answer behind it is not kep
 LOG_MAX = 64 * MIB  # what a batch prints: beyond it the context is killed
 FUNCTION_UNUSED_S = 7 * 24 * 3600  # files of a function that nobody ran for so long are deleted
 
+# --- functions: the network -------------------------------------------------
+EGRESS_CONNECTIONS_MAX = 64  # of one context at a time: each holds two descriptors and buffers
+EGRESS_RESOLVERS = 4  # names looked up at a time: slow ones hold up functions alone
+
 # --- API -------------------------------------------------------------------
 WAIT_MAX_S = 60  # GET /jobs/{id}?wait=
 WAITERS_MAX = 10_000  # of them at once

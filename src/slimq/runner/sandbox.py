@@ -25,7 +25,7 @@ import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
-from slimq.runner import seccomp
+from slimq.runner import egress, seccomp
 from slimq.runner.cell import (
     TMP,
     USER,
@@ -35,6 +35,7 @@ from slimq.runner.cell import (
     python_folders,
     readable_system,
 )
+from slimq.runner.egress import Egress, Gate
 from slimq.system.cgroup import Bounds, ControlGroups, Group
 from slimq.system.landlock import version as landlock_version
 
@@ -53,33 +54,37 @@ class NoSandbox(OSError):
 class Limits:
     """What bounds the processes of one launch, and ends them."""
 
-    def __init__(self, groups: ControlGroups, group: Group | None, folder: str = "") -> None:
+    def __init__(self, groups: ControlGroups) -> None:
         self._groups = groups
-        self._group = group
-        self._folder = folder
+        self.group: Group | None = None
+        self.gate: Gate | None = None
+        self.folder = ""  # of an unsafe launch, instead of /tmp
 
     def kill(self) -> None:
         """Kill all that the group holds. Without a group, and always besides: kill the
         process that was started; the kernel then kills all others in its namespace."""
-        if self._group is not None:
-            self._group.kill()
+        if self.group is not None:
+            self.group.kill()
 
     def memory_bytes(self) -> int | None:
         """What all processes use now, with their files in /tmp; None when nobody counts."""
-        return self._group.memory_bytes() if self._group is not None else None
+        return self.group.memory_bytes() if self.group is not None else None
 
     def hit(self) -> tuple[str, ...]:
         """Name the limits that were hit, of ``memory`` and ``processes``."""
-        return self._group.limits_hit() if self._group is not None else ()
+        return self.group.limits_hit() if self.group is not None else ()
 
     def close(self) -> None:
         """Kill what is left, and give everything back. Once, after the end of the process."""
-        if self._group is not None:
-            self._groups.discard(self._group)
-            self._group = None
-        if self._folder:
-            shutil.rmtree(self._folder, ignore_errors=True)
-            self._folder = ""
+        if self.group is not None:
+            self._groups.discard(self.group)
+            self.group = None
+        if self.gate is not None:
+            self.gate.close()
+            self.gate = None
+        if self.folder:
+            shutil.rmtree(self.folder, ignore_errors=True)
+            self.folder = ""
 
 
 class Launch:
@@ -101,8 +106,9 @@ class Launch:
 
 class Sandbox:
     """Makes launches. `python` is the interpreter that takes the last step into the sandbox
-    (ours), `search_path` where bubblewrap is looked for (PATH); `unsafe` runs functions without
-    all that, and then only the limits hold."""
+    (ours), `search_path` where bubblewrap is looked for (PATH), `way_out` the one for cells
+    that ask for the network (there is none); `unsafe` runs functions without all that, and then
+    only the limits hold."""
 
     def __init__(
         self,
@@ -111,8 +117,10 @@ class Sandbox:
         unsafe: bool = False,
         python: Path | None = None,
         search_path: str | None = None,
+        way_out: Egress | None = None,
     ) -> None:
         self.groups = groups
+        self._way_out = way_out
         self.unsafe = unsafe
         self.bwrap = shutil.which("bwrap", path=search_path) or ""
         self.landlock = landlock_version()
@@ -131,23 +139,36 @@ class Sandbox:
         something."""
         if self._refusal:
             raise NoSandbox(self._refusal)
-        group, descriptors, folder = self._group(cell), list[int](), ""
+        limits, descriptors = Limits(self.groups), list[int]()
         try:
-            if self.unsafe:
-                folder = tempfile.mkdtemp(prefix="slimq-function-")
-            words = self._words(command, cell, folder)
-            descriptors.append(_memory_file("words", words))
-            argv = [str(self._python), "-I", "-S", str(_CONFINE), str(descriptors[0])]
-            if not self.unsafe:
-                argv = self._boxed(argv, cell, descriptors)
-            joins = group.joins if group is not None else ()
-            prefix = ["/bin/sh", "-c", _JOIN, "sh", *joins, "--"] if joins else []
+            return self._launch(command, cell, limits, descriptors)
         except BaseException:
             for descriptor in descriptors:
                 os.close(descriptor)
-            Limits(self.groups, group, folder).close()
+            limits.close()
             raise
-        return Launch([*prefix, *argv], descriptors, Limits(self.groups, group, folder))
+
+    def _launch(
+        self, command: Sequence[str], cell: Cell, limits: Limits, descriptors: list[int]
+    ) -> Launch:
+        """As `launch`; what is made for it is in `limits` and `descriptors`, whatever happens."""
+        limits.group = self._group(cell)
+        words = self._rlimits(cell)
+        if self.unsafe:
+            limits.folder = tempfile.mkdtemp(prefix="slimq-function-")
+        elif cell.network and self._way_out is not None:
+            limits.gate = self._way_out.open()
+            descriptors.append(_above(limits.gate.theirs))
+            words.append(f"egress={descriptors[0]}:{egress.PORT}")
+            words += [f"env={name}={value}" for name, value in egress.VARIABLES.items()]
+        words += self._words(command, cell, limits.folder)
+        descriptors.append(_memory_file("words", _joined(words)))
+        argv = [str(self._python), "-I", "-S", str(_CONFINE), str(descriptors[-1])]
+        if not self.unsafe:
+            argv = self._boxed(argv, cell, descriptors)
+        joins = limits.group.joins if limits.group is not None else ()
+        prefix = ["/bin/sh", "-c", _JOIN, "sh", *joins, "--"] if joins else []
+        return Launch([*prefix, *argv], descriptors, limits)
 
     def _group(self, cell: Cell) -> Group | None:
         if not self.groups.trees:
@@ -160,7 +181,7 @@ class Sandbox:
         passwd = f"{USER}:x:{self._uid(cell)}:{self._uid(cell)}::{TMP}:/bin/sh\n"
         for name, content in (("passwd", passwd.encode()), ("seccomp", seccomp.program())):
             descriptors.append(_memory_file(name, content))
-        _, passwd_fd, seccomp_fd = descriptors
+        passwd_fd, seccomp_fd = descriptors[-2:]
         arguments = [*self._isolation(cell), "--seccomp", str(seccomp_fd)]
         arguments += self._files(cell, passwd_fd)
         descriptors.append(_memory_file("args", _joined(arguments)))
@@ -182,9 +203,9 @@ class Sandbox:
         yield from mounts((*self._launcher, *cell.readable), passwd)
         yield from ("--remount-ro", "/", "--chdir", TMP)
 
-    def _words(self, command: Sequence[str], cell: Cell, folder: str) -> bytes:
-        """Return the words of `confine.py`."""
-        words = [f"keep={cell.descriptors}", *self._rlimits(cell)]
+    def _words(self, command: Sequence[str], cell: Cell, folder: str) -> list[str]:
+        """Return most words of `confine.py`."""
+        words = [f"keep={cell.descriptors}"]
         variables = cell.variables()
         if self.unsafe:
             variables |= {name: folder for name, value in variables.items() if value == TMP}
@@ -195,15 +216,15 @@ class Sandbox:
                 words += self._landlock(cell)
         words.append(f"folder={folder or TMP}")
         words += [f"env={name}={value}" for name, value in variables.items()]
-        return _joined([*words, *(f"run={word}" for word in command)])
+        return [*words, *(f"run={word}" for word in command)]
 
-    def _rlimits(self, cell: Cell) -> Iterator[str]:
-        yield "limit=RLIMIT_CORE:0"
-        yield f"limit=RLIMIT_NOFILE:{cell.open_files}"
+    def _rlimits(self, cell: Cell) -> list[str]:
+        words = ["limit=RLIMIT_CORE:0", f"limit=RLIMIT_NOFILE:{cell.open_files}"]
         if "pids" not in self.groups.bounded and not self.unsafe:
-            yield f"limit=RLIMIT_NPROC:{cell.processes}"
+            words.append(f"limit=RLIMIT_NPROC:{cell.processes}")
         if "memory" not in self.groups.bounded:
-            yield f"limit=RLIMIT_DATA:{cell.memory_bytes}"
+            words.append(f"limit=RLIMIT_DATA:{cell.memory_bytes}")
+        return words
 
     def _landlock(self, cell: Cell) -> Iterator[str]:
         yield "landlock=1"
@@ -239,6 +260,15 @@ def _memory_file(name: str, content: bytes) -> int:
     low = os.memfd_create(f"slimq-{name}", os.MFD_CLOEXEC)
     try:
         os.pwrite(low, content, 0)
+    except BaseException:
+        os.close(low)
+        raise
+    return _above(low)
+
+
+def _above(low: int) -> int:
+    """Move a descriptor above those of protocols."""
+    try:
         return fcntl.fcntl(low, fcntl.F_DUPFD_CLOEXEC, _FIRST_FD)
     finally:
         os.close(low)

@@ -2,6 +2,7 @@
 
 Usage: ``python -I -S confine.py FD``. The descriptor has the words, each ended by a NUL:
 
+    egress=FD:PORT  listen there on loopback, and hand the socket out by this descriptor
     keep=COUNT      close every descriptor from this number on
     limit=NAME:N    a resource limit, by its name in the module `resource`
     uid=N           become this user, without a group or a capability (as root only)
@@ -67,6 +68,16 @@ def words_of(descriptor: int) -> dict[str, list[str]]:
     return found
 
 
+def hand_out(descriptor: int, port: int) -> None:
+    """Give whoever started us a socket that belongs to the network of the sandbox."""
+    import socket
+
+    with socket.socket(fileno=descriptor) as link, socket.socket() as listener:
+        listener.bind(("127.0.0.1", port))
+        listener.listen(64)
+        socket.send_fds(link, [b"L"], [listener.fileno()])
+
+
 def become(uid: int) -> None:
     """Leave root for good. The bounding set goes first: it takes a capability to empty it."""
     number = 0
@@ -101,6 +112,8 @@ def landlock(words: dict[str, list[str]]) -> None:
 
 def confine(words: dict[str, list[str]]) -> None:
     """Do what the words say, and become the program."""
+    for egress in words.get("egress", ()):
+        hand_out(*map(int, egress.split(":")))
     call(CLOSE_RANGE, int(words["keep"][0]), 0x7FFFFFFF, 0)
     for limit in words.get("limit", ()):
         name, _, most = limit.partition(":")
