@@ -162,6 +162,16 @@ def test_no_process_outside_is_harmed(led: Led, outside: Outside, user: str) -> 
     assert outside.victim.poll() is None
 
 
+def test_as_root_each_client_is_a_user_of_its_own() -> None:
+    need_user("root")
+    users = [
+        run_inside("root", ["/usr/bin/id", "-u"], cell_of("root", client=client)).out
+        for client in ("acme", "globex", "acme")
+    ]
+    assert users[0] == users[2] != users[1]
+    assert "0\n" not in users
+
+
 def test_without_a_sandbox_the_same_ways_lead_out(led: Led) -> None:
     """Otherwise they would prove nothing. Last, because it kills the victim."""
     found = {way for way, end in led("root", unsafe=True).items() if end.startswith("OUT")}

@@ -89,7 +89,8 @@ class Limits:
 
 class Launch:
     """A command to be started once. `env` is all of its environment; inherited are its own
-    low descriptors and `pass_fds`."""
+    low descriptors and `pass_fds`. The thread that starts it must outlive it: the kernel kills
+    it at the end of that thread."""
 
     def __init__(self, argv: Sequence[str], pass_fds: Sequence[int], limits: Limits) -> None:
         self.argv = list(argv)
