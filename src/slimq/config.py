@@ -23,7 +23,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from slimq.core.limits import CONCURRENCY_MAX, WORKERS_MAX
+from slimq.core.limits import CONCURRENCY_MAX, CONTEXTS_MAX, WORKERS_MAX
 from slimq.core.setting import (
     Choice,
     Choices,
@@ -214,6 +214,21 @@ class Functions:
         "What functions that ask for the network get. `none`: none. `public`: public addresses "
         "and those of `http.allow`, by a proxy that the environment of the function names.",
     )
+    slots: int = setting(
+        Integer(0, CONTEXTS_MAX),
+        0,
+        "Batches of functions at a time. 0: twice the number of processor cores, shared out among "
+        "the workers.",
+    )
+    memory: int = setting(
+        Size("64MiB", "1TiB"),
+        "1GiB",
+        "What the contexts of functions may take together before those that are idle make room "
+        "for others, shared out among the workers. Those at work are bounded by their own limits.",
+    )
+    idle_ms: int = setting(
+        Duration("1s", "1d"), "10m", "How long a context without work is kept warm."
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -286,6 +301,11 @@ class Config:
         return (
             without_password(self.store.url) if self.store.url else str(self.store_path.absolute())
         )
+
+    @property
+    def functions_path(self) -> Path:
+        """Folder of the files of functions, which the workers share."""
+        return Path(self.data.path, "functions")
 
     @property
     def secret_path(self) -> Path:

@@ -34,8 +34,9 @@ from slimq.api.waiting import JobWatch, SafeWatch
 from slimq.asking import Asker
 from slimq.config import ACCEPT, NETWORK_PUBLIC, RUN, SANDBOX_OFF, Config
 from slimq.core.handler import Handler, bad_field
+from slimq.core.job import Ran
 from slimq.core.jobid import Minter, make_sysid
-from slimq.core.limits import CONNECTIONS_MAX, FILES_RESERVED, LOG_ITEMS_MAX
+from slimq.core.limits import CONNECTIONS_MAX, CONTEXTS_MAX, FILES_RESERVED, LOG_ITEMS_MAX
 from slimq.core.status import Outcome
 from slimq.dispatch import Dispatcher
 from slimq.engine import COUNTERS, Engine
@@ -55,7 +56,9 @@ from slimq.runner.base import Runner
 from slimq.runner.command import DEFAULT_ENVIRONMENT, SYSID_VARIABLE, CommandRunner
 from slimq.runner.egress import Egress
 from slimq.runner.flight import WATCH_S, Flight, Flights, first_ids
+from slimq.runner.function import FunctionRunner
 from slimq.runner.http import HttpRunner
+from slimq.runner.once import run_once
 from slimq.runner.sandbox import Sandbox
 from slimq.runner.sandbox_probe import Level, examine
 from slimq.scheduler import Scheduler
@@ -76,7 +79,7 @@ STORED_TIMEOUT_S = 10.0
 NEWS_TIMEOUT_S = 1.0  # it may be connecting to a server that does not answer
 
 
-NO_FUNCTIONS = "functions run in a sandbox, and this node has none: see its log"
+NO_FUNCTIONS = "functions run in a sandbox; this node has none: slimq doctor says how to mend it"
 WORKERS_REASK_S = 0.1  # for one who waits for a job that another worker may run
 
 
@@ -97,10 +100,16 @@ def run(
 
 
 class Node:
-    """One node. Keeps `api.ports.NodePort`."""
+    """One node. Keeps `api.ports.NodePort`. `sandbox` is that of functions; without one the
+    node makes what the machine and the configuration allow."""
 
     def __init__(
-        self, config: Config, log: EventLog, chance: Chance, seat: Seat | None = None
+        self,
+        config: Config,
+        log: EventLog,
+        chance: Chance,
+        seat: Seat | None = None,
+        sandbox: Sandbox | None = None,
     ) -> None:
         self._seat = seat
         self._config = config
@@ -109,6 +118,7 @@ class Node:
         self._chance = chance
         self._roles = config.server.roles
         self.sysid = make_sysid(self._chance.token(6))
+        self._minter = Minter(self.sysid)
         disk = SystemDisk()
         self._writer = JournalWriter(
             config.journal_path, disk=disk, clock=self._clock, chance=self._chance
@@ -141,7 +151,7 @@ class Node:
         self._failed = False
         is_open = config.functions.network == NETWORK_PUBLIC
         self._way_out = Egress(AddressPolicy(config.http.allow)) if is_open else None
-        self._sandbox = Sandbox(
+        self._sandbox = sandbox or Sandbox(
             ControlGroups(),
             unsafe=config.functions.sandbox == SANDBOX_OFF,
             way_out=self._way_out,
@@ -150,8 +160,10 @@ class Node:
 
     async def serve(self, ready: Callable[[str], None]) -> int:
         self._loop = asyncio.get_running_loop()
+        examination = self._loop.run_in_executor(None, examine, self._sandbox)
         self._store.check()
         self._kill_leftovers()
+        self._judge_sandbox(await examination)
         self._build()
         waits = Waits(WORKERS_REASK_S) if self._seat else Waits()
         app = cast("ASGI3Application", make_app(self, self._acceptor, waits))
@@ -174,25 +186,19 @@ class Node:
         event = "node.left_over" if self._is_left_over else "node.started"
         self._log.info(event, sysid=self.sysid, port=port, cut=self._recovery.cut_bytes)
         ready(self._url)
-        examination = asyncio.create_task(self._examine_sandbox())
         if self._is_left_over:
             await self._end_when_over()
         await self._quit.wait()
         await self._drain(server, threads)
         watch.cancel()
-        await examination
         if self._way_out is not None:
             self._way_out.close()
         self._log.info("node.ended", sysid=self.sysid)
         return 1 if self._failed else 0
 
-    async def _examine_sandbox(self) -> None:
-        """Find out what functions are held by, beside the start and not before it."""
-        if RUN not in self._roles:
-            return
-        level = await self._loop.run_in_executor(None, examine, self._sandbox)
+    def _judge_sandbox(self, level: Level) -> None:
         self._sandbox_level = level
-        if level.lacking:
+        if level.lacking and not self._is_left_over:
             self._log.warning("sandbox.lacking", **level._asdict())
 
     # --- NodePort ----------------------------------------------------------
@@ -251,6 +257,7 @@ class Node:
                 "running_jobs": engine.running_jobs,
             },
             "sandbox": None if self._sandbox_level is None else self._sandbox_level._asdict(),
+            "functions": None if self._functions is None else self._functions.facts(),
             "counters": {
                 "accepted": self._accepted,
                 "finished": {name: self._engine.outcomes[name] for name in Outcome},
@@ -266,10 +273,26 @@ class Node:
         return await self._loop.run_in_executor(None, self._reader.find, id, position)
 
     def check_handler(self, handler: Handler) -> None:
+        self._runner(handler).check(handler)
+
+    async def try_out(self, handler: Handler) -> None:
+        self.check_handler(handler)
+        if self._functions is not None:
+            await self._functions.try_out(handler)
+
+    async def invoke(self, type: str, handler: Handler, lines: list[bytes]) -> Ran:
+        runner, now = self._runner(handler), self._clock.wall_ms()
+        ids = self._minter.block(len(lines), now).ids()
+        return await run_once(runner.run, type, handler, list(zip(ids, lines, strict=True)), now)
+
+    def progress(self, id: str) -> tuple[int, int] | None:
+        return None if self._functions is None else self._functions.progress(id)
+
+    def _runner(self, handler: Handler) -> Runner:
         runner = self._runners.get(handler.lang)
         if runner is None:
             raise bad_field("lang", NO_FUNCTIONS)
-        runner.check(handler)
+        return runner
 
     async def ask(self, question: Callable[[ControlStore], T]) -> T:
         return await self._asker.ask(question)
@@ -299,7 +322,7 @@ class Node:
     def _build(self) -> None:
         config = self._config
         self._acceptor = Acceptor(
-            minter=Minter(self.sysid),
+            minter=self._minter,
             submit=Turn(self._commit).submit,
             refusal=self._refusal,
             new_body=lambda: Body(self._budget),
@@ -324,9 +347,13 @@ class Node:
         )
         command = CommandRunner({**DEFAULT_ENVIRONMENT, SYSID_VARIABLE: self.sysid})
         self._runners: dict[str, Runner] = {"exec": command, "http": http}
-        cores = os.cpu_count() or 1
-        slots = config.run.exec_slots or max(1, 2 * cores // config.server.workers)
-        scheduler = Scheduler({"exec": slots, "http": config.run.http_slots})
+        usual = max(1, 2 * (os.cpu_count() or 1) // config.server.workers)
+        slots = {"exec": config.run.exec_slots or usual, "http": config.run.http_slots}
+        self._functions = self._function_runner()
+        if self._functions is not None:
+            self._runners["python"] = self._functions
+            slots["python"] = config.functions.slots or min(usual, CONTEXTS_MAX)
+        scheduler = Scheduler(slots)
         self._flights = Flights(self._runners, self._clock, lambda f: self._engine.landed(f))
         self._dispatcher = Dispatcher(
             self._store,
@@ -355,6 +382,18 @@ class Node:
         self._engine.stopped = self._stopped or RUN not in self._roles
         self._state.former.append(self.sysid)
         self._keep_state()
+
+    def _function_runner(self) -> FunctionRunner | None:
+        """Without a sandbox there is none, and functions wait for a node that has one."""
+        if self._sandbox_level is None or not self._sandbox_level.ready:
+            return None
+        return FunctionRunner(
+            self._sandbox,
+            self._config.functions_path,
+            memory_max=self._config.functions.memory // self._config.server.workers,
+            idle_s=self._config.functions.idle_ms / 1000,
+            environment={SYSID_VARIABLE: self.sysid},
+        )
 
     def _janitor(self) -> Janitor:
         config = self._config

@@ -14,7 +14,7 @@ from jsonschema import Draft202012Validator
 from slimq import __version__, errors
 from slimq.api.accept import Acceptor
 from slimq.api.app import route_table
-from slimq.api.handlers import MEMBERS as HANDLER_MEMBERS
+from slimq.api.handler_in import MEMBERS as HANDLER_MEMBERS
 from slimq.api.jobs import Waits
 from slimq.api.jobs_in import MEMBERS as JOB_MEMBERS
 from slimq.api.ports import NodePort

@@ -21,6 +21,7 @@ from slimq.api.accept import Acceptor
 from slimq.api.add import AddRoute
 from slimq.api.control import ControlRoutes
 from slimq.api.handlers import HandlerRoutes
+from slimq.api.invoke import InvokeRoute
 from slimq.api.jobs import JobRoutes, Waits
 from slimq.api.jobs_in import JobsRoute
 from slimq.api.metrics import MetricsRoutes
@@ -80,6 +81,7 @@ def route_table(node: NodePort, acceptor: Acceptor, waits: Waits) -> Table:
         },
         "/handlers/{jobtype}/versions": {"GET": handlers.versions},
         "/handlers/{jobtype}/rollback": {"POST": handlers.rollback},
+        "/handlers/{jobtype}/invoke": {"POST": InvokeRoute(node).respond},
         "/types": {"GET": types.page},
         "/types/{jobtype}": {"GET": types.show, "PATCH": types.change},
         "/types/{jobtype}/load": {"GET": types.load},

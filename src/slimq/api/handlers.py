@@ -1,4 +1,4 @@
-"""Handlers: `GET|PUT|DELETE /handlers/{jobtype}`, their versions, and rollback.
+"""Handlers: `GET|PUT|DELETE /handlers/{jobtype}`, their versions, rollback, and a try.
 
 `?client=` says whose; ``*``, the default, is the handler for every client that has none
 of its own.
@@ -6,24 +6,21 @@ of its own.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from starlette.requests import Request
 from starlette.responses import Response
 
 from slimq.api import query
+from slimq.api.handler_in import PARAMETERS, read_request
 from slimq.api.ports import NodePort
 from slimq.api.query import Target
 from slimq.api.render import View, handler_view, json_response
-from slimq.core.bundle import entry_of, read_body
-from slimq.core.handler import FUNCTIONS, LANGS, Handler, bad_field, parse_options
+from slimq.core.handler import FUNCTIONS, Handler
 from slimq.core.jobtype import EVERY_CLIENT
-from slimq.core.limits import ARGV_MAX, HANDLER_BODY_MAX, JSON_BODY_MAX, URL_MAX
 from slimq.errors import NotFound
 from slimq.store.base import ControlStore
 
-MEMBERS = ("lang", "body", "options")
 LIST_PARAMETERS = ("client", "jobtype", "after", "limit")
 VERSION_MAX = 1_000_000_000
 
@@ -58,13 +55,18 @@ class HandlerRoutes:
         return json_response({"handlers": shown, "next": following})
 
     async def show(self, request: Request) -> Response:
-        target = _target(request)
-        handlers = await self._node.ask(_current)
-        return json_response(handler_view(_find(handlers, target)))
+        given = query.parameters(request, ("client", "version"))
+        target = query.target(request, given, EVERY_CLIENT)
+        version = query.integer(given, "version", 1, VERSION_MAX)
+        handler = await self._node.ask(lambda store: find_version(store, target, version))
+        return json_response(handler_view(handler, whole=True))
 
     async def put(self, request: Request) -> Response:
-        target = _target(request)
-        handler = read_handler(target, await query.json_object(request, JSON_BODY_MAX))
+        given = query.parameters(request, PARAMETERS)
+        target = query.target(request, given, EVERY_CLIENT)
+        handler = await read_request(request, given, target)
+        if handler.lang in FUNCTIONS:
+            await self._node.try_out(handler)
 
         def put(store: ControlStore) -> Stored:
             self._node.check_handler(handler)
@@ -110,61 +112,6 @@ class HandlerRoutes:
         return json_response(handler_view(handler))
 
 
-def read_handler(target: Target, document: Mapping[str, Any]) -> Handler:
-    """Return the handler that a document describes, without a version. Raises BadHandler
-    with the path of the field."""
-    for member in document:
-        if member not in MEMBERS:
-            raise bad_field(member[:64], f"no such member; there are {', '.join(MEMBERS)}")
-    lang = document.get("lang")
-    if lang not in LANGS:
-        raise bad_field("lang", f"one of {', '.join(LANGS)}")
-    body = _BODIES[lang](document.get("body"))
-    written = document.get("options", {})
-    if not isinstance(written, dict):
-        raise bad_field("options", "an object")
-    options = parse_options(lang, written)
-    if lang in FUNCTIONS:
-        entry_of(read_body(body), options.handler)
-    return Handler(
-        client=target.client,
-        jobtype=target.jobtype,
-        version=0,
-        lang=lang,
-        body=body,
-        options=options,
-        written=written,
-    )
-
-
-def _argv(body: Any) -> list[str]:
-    legal = isinstance(body, list) and 1 <= len(body) <= ARGV_MAX
-    if not legal or not all(isinstance(word, str) and "\0" not in word for word in body):
-        rule = f"the 1 to {ARGV_MAX} words of a command, for example"
-        raise bad_field("body", f'{rule} ["sha256sum", "--"]; no shell reads them')
-    if not body[0]:
-        raise bad_field("body[0]", "the command has a name")
-    if sum(len(word.encode()) for word in body) > HANDLER_BODY_MAX:
-        raise bad_field("body", f"at most {HANDLER_BODY_MAX} bytes")
-    return list(body)
-
-
-def _url(body: Any) -> str:
-    if not isinstance(body, str) or not body:
-        raise bad_field("body", "a URL, for example https://example.com/hook")
-    if len(body.encode()) > URL_MAX:
-        raise bad_field("body", f"a URL has at most {URL_MAX} bytes")
-    return body
-
-
-def _source(body: Any) -> str | dict[str, Any]:
-    read_body(body)
-    return body if isinstance(body, str) else dict(body)
-
-
-_BODIES: dict[str, Callable[[Any], Any]] = {"exec": _argv, "http": _url, "python": _source}
-
-
 def key(handler: Handler) -> str:
     """Return what lists of handlers are sorted by, and page with."""
     return f"{handler.client}/{handler.jobtype}"
@@ -183,6 +130,16 @@ def _find(handlers: list[Handler], target: Target) -> Handler:
         if (handler.client, handler.jobtype) == target:
             return handler
     raise _unknown(target)
+
+
+def find_version(store: ControlStore, target: Target, version: int | None) -> Handler:
+    """Return a version of a handler, the current one when none is named. Raises NotFound."""
+    if version is None:
+        return _find(_current(store), target)
+    for handler in store.versions(*target):
+        if handler.version == version:
+            return handler
+    raise NotFound(f"{_words(target)} has no version {version}")
 
 
 def _words(target: Target) -> str:

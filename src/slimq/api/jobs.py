@@ -103,7 +103,10 @@ class JobRoutes:
         if header is not None:
             return pending_view(id_, header)
         job, now = await self._found(id_, lambda store: _known(store, id_))
-        return job_view(job, now)
+        view = job_view(job, now)
+        if view["state"] is State.RUNNING and (said := self._node.progress(id_)):
+            view["progress"] = dict(zip(("done", "total"), said, strict=True))
+        return view
 
     async def _found(self, id_: str, ask: Callable[[ControlStore], Known]) -> Known:
         """Ask about a job that another node may have accepted a moment ago: then it is in the

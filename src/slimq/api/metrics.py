@@ -125,6 +125,27 @@ FIGURES = (
         "Jobs that run on this node now",
         ("engine", "running_jobs"),
     ),
+    Figure(
+        "slimq_contexts",
+        "gauge",
+        "Contexts of functions on this node",
+        ("functions", "contexts"),
+        label="state",
+    ),
+    Figure(
+        "slimq_function_runs_total",
+        "counter",
+        "Runs of functions, by the start of their context",
+        ("functions", "starts"),
+        label="start",
+    ),
+    Figure(
+        "slimq_contexts_ended_total",
+        "counter",
+        "Contexts that ended though they were well, by why",
+        ("functions", "ends"),
+        label="why",
+    ),
 )
 DERIVED = ("slimq_build_info", "slimq_engine_running", "slimq_store_up", "slimq_store_warnings")
 METRIC_NAMES = (*(figure.name for figure in FIGURES), *DERIVED)

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any, Protocol, TypeVar
 
 from slimq.core.handler import Handler
+from slimq.core.job import Ran
 from slimq.journal.record import Header
 from slimq.store.base import ControlStore
 
@@ -47,6 +48,17 @@ class NodePort(Protocol):
 
     def check_handler(self, handler: Handler) -> None:
         """Raise BadHandler when no runner can ever run it. May block: call it in `ask`."""
+
+    async def try_out(self, handler: Handler) -> None:
+        """Load a function once; raise BadHandler, with file, line and reason, when it cannot
+        be."""
+
+    async def invoke(self, type: str, handler: Handler, lines: list[bytes]) -> Ran:
+        """Run a handler once, as it would run jobs of `type` with these data. Raises BadHandler
+        when this node cannot."""
+
+    def progress(self, id: str) -> tuple[int, int] | None:
+        """Return how far a job that runs here said it is: so much of so much (0: unknown)."""
 
     async def ask(self, question: Callable[[ControlStore], T]) -> T:
         """Run `question` with the API's own store connection, off the loop. Raises what

@@ -127,18 +127,23 @@ def target(request: Request, given: Parameters, default: str = DEFAULT_CLIENT) -
     return Target(client, check_name(request.path_params["jobtype"], "jobtype"))
 
 
-async def json_object(request: Request, bytes_max: int) -> dict[str, Any]:
-    """Return the body of a request as a JSON object. Raises BadBody, BodyTooLarge."""
-    body = bytearray()
+async def body(request: Request, bytes_max: int) -> bytes:
+    """Return the body of a request. Raises BadBody, BodyTooLarge."""
+    read = bytearray()
     try:
         async for chunk in request.stream():
-            body += chunk
-            if len(body) > bytes_max:
+            read += chunk
+            if len(read) > bytes_max:
                 raise BodyTooLarge(f"the body of this route has at most {bytes_max} bytes")
     except ClientDisconnect as error:
         raise BadBody("the body was cut off") from error
+    return bytes(read)
+
+
+async def json_object(request: Request, bytes_max: int) -> dict[str, Any]:
+    """Return the body of a request as a JSON object. Raises BadBody, BodyTooLarge."""
     try:
-        document = msgspec.json.decode(body)
+        document = msgspec.json.decode(await body(request, bytes_max))
     except RecursionError as error:
         raise BadBody("the JSON is nested too deeply") from error
     except ValueError as error:

@@ -15,7 +15,8 @@ import msgspec
 from starlette.responses import Response
 
 from slimq.api.problem import JSON_TYPE
-from slimq.core.handler import Handler
+from slimq.core.bundle import file_sizes
+from slimq.core.handler import FUNCTIONS, Handler
 from slimq.core.jobid import parse_id
 from slimq.core.jobtype import split_type
 from slimq.core.lifecycle import State, finished_at, state_of
@@ -116,13 +117,16 @@ def bytes_member(name: str, value: bytes) -> dict[str, str]:
         return {f"{name}_base64": base64.b64encode(value).decode("ascii")}
 
 
-def handler_view(handler: Handler) -> View:
+def handler_view(handler: Handler, *, whole: bool = False) -> View:
+    """Show a handler. Of a function there is the source only when it is asked for as a
+    `whole`; else the sizes of its `files`."""
+    short = handler.lang in FUNCTIONS and not whole
     return {
         "client": handler.client,
         "jobtype": handler.jobtype,
         "version": handler.version,
         "lang": handler.lang,
-        "body": handler.body,
+        **({"files": file_sizes(handler.body)} if short else {"body": handler.body}),
         "options": handler.written,
         "created_at": time_text(handler.created_at),
     }

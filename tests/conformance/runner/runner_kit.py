@@ -7,7 +7,7 @@ import hashlib
 import socket
 import sys
 import threading
-from collections.abc import Callable, Coroutine, Iterator, Sequence
+from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from ipaddress import ip_network
@@ -18,10 +18,10 @@ from typing import Any
 import uvloop
 from function_behaviours import FUNCTION_BEHAVIOURS
 
+from plain_sandbox import PlainSandbox
 from slimq.core.handler import Handler, parse_options
 from slimq.core.job import Batch, Job, Ran
 from slimq.runner.base import Runner
-from slimq.runner.cell import Cell
 from slimq.runner.command import CommandRunner
 from slimq.runner.function import FunctionRunner
 from slimq.runner.http import HttpRunner
@@ -264,42 +264,6 @@ HTTP_BEHAVIOURS: dict[str, Behaviour] = {
     "flood": _flood,
     "crash": lambda _, seen: None,
 }
-
-
-@dataclass
-class PlainLaunch:
-    """A launch without a sandbox around it; `limits` that bound nothing."""
-
-    argv: list[str]
-    env: dict[str, str]
-    pass_fds: Sequence[int] = ()
-
-    @property
-    def limits(self) -> PlainLaunch:
-        return self
-
-    def close_fds(self) -> None:
-        """There are none."""
-
-    def kill(self) -> None:
-        """There is no group."""
-
-    def hit(self) -> tuple[str, ...]:
-        return ()
-
-    def close(self) -> None:
-        """There is no group."""
-
-
-class PlainSandbox:
-    """Runs functions as they are. For tests alone: they are our own."""
-
-    def __init__(self) -> None:
-        self.cells: list[Cell] = []
-
-    def launch(self, command: Sequence[str], cell: Cell) -> PlainLaunch:
-        self.cells.append(cell)
-        return PlainLaunch(list(command), cell.variables())
 
 
 class ExecBench:

@@ -15,10 +15,11 @@ from slimq.api.app import make_app
 from slimq.api.jobs import Waits
 from slimq.api.keys_pending import PendingKeys
 from slimq.core.handler import Handler, bad_field
-from slimq.core.job import Job, Result
+from slimq.core.job import Job, Ran, Result
 from slimq.core.jobid import Minter
 from slimq.core.lifecycle import DONE, Move, done_dt
 from slimq.core.limits import CLAIM_MAX, LEASE_MS, MIB
+from slimq.core.lines import ChildLine
 from slimq.errors import SlimqError
 from slimq.journal.record import Header, Position
 from slimq.journal.writer import Append
@@ -86,6 +87,10 @@ class FakeNode:
         self.woken = 0
         self.asked = 0
         self.refused_commands: set[str] = set()
+        self.refused_source = ""
+        self.tried: list[Handler] = []
+        self.invoked: list[tuple[str, Handler]] = []
+        self.said: dict[str, tuple[int, int]] = {}
         self.facts: dict[str, Any] = {"store": {"error": None}, "journal": {"error": None}}
         self.before_ask: Callable[[], None] = lambda: None
         self.watched: list[asyncio.Future[None]] = []
@@ -109,8 +114,23 @@ class FakeNode:
         return self.headers.get(id)
 
     def check_handler(self, handler: Handler) -> None:
-        if handler.body[0] in self.refused_commands:
+        if isinstance(handler.body, list) and handler.body[0] in self.refused_commands:
             raise bad_field("body[0]", "there is no such command")
+
+    async def try_out(self, handler: Handler) -> None:
+        self.tried.append(handler)
+        if self.refused_source and self.refused_source in str(handler.body):
+            raise bad_field("body", "main.py, line 1: refused")
+
+    async def invoke(self, type: str, handler: Handler, lines: list[bytes]) -> Ran:
+        self.check_handler(handler)
+        self.invoked.append((type, handler))
+        await asyncio.sleep(0)
+        children = [[ChildLine("log", line)] for line in lines]
+        return Ran([Result(200, line) for line in lines], children, b"said")
+
+    def progress(self, id: str) -> tuple[int, int] | None:
+        return self.said.get(id)
 
     async def ask(self, question: Callable[[ControlStore], T]) -> T:
         self.asked += 1

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import io
+import zipfile
 from collections.abc import Iterator
 from typing import Any
+from urllib.parse import quote
 
 import pytest
-from routes_kit import Bench
+from routes_kit import Bench, Reply
 
 from slimq.core.limits import (
     ARGV_MAX,
     FUNCTION_BYTES_MAX,
     HANDLER_BODY_MAX,
+    INVOKE_LINES_MAX,
     JSON_BODY_MAX,
     URL_MAX,
 )
@@ -184,3 +188,125 @@ def test_a_body_is_bounded(bench: Bench):
 @pytest.mark.parametrize("target", ["/handlers/a%20b", "/handlers/-a", "/handlers/a?client=b%20c"])
 def test_a_malformed_name_is_refused(bench: Bench, target: str):
     assert bench.put(target, EXEC).slug == "bad-name"
+
+
+# Functions.
+
+SOURCE = "def handler(event, context): pass\n"
+
+
+def zip_of(**files: str) -> bytes:
+    stream = io.BytesIO()
+    with zipfile.ZipFile(stream, "w") as archive:
+        for name, content in files.items():
+            archive.writestr(f"{name}.py", content)
+    return stream.getvalue()
+
+
+def upload(bench: Bench, body: bytes, query: str = "lang=python") -> Reply:
+    return bench.run(bench.call("PUT", f"/handlers/mail?{query}", body))
+
+
+def test_a_function_is_stored_whole_and_shown_by_its_files(bench: Bench):
+    files = {"main.py": SOURCE, "lib/logo.png": {"base64": "iVBORw=="}}
+    stored = bench.put("/handlers/mail", {"lang": "python", "body": files})
+    assert (stored.status, "body" in stored.json) == (201, False)
+    sizes = {"main.py": len(SOURCE), "lib/logo.png": 4}
+    assert stored.json["files"] == sizes
+    assert bench.get("/handlers").json["handlers"][0]["files"] == sizes
+    assert bench.get("/handlers/mail/versions").json["versions"][0]["files"] == sizes
+    assert bench.get("/handlers/mail").json["body"] == files
+
+
+def test_the_source_of_a_function_is_uploaded_as_it_is(bench: Bench):
+    assert upload(bench, SOURCE.encode()).json["files"] == {"main.py": len(SOURCE)}
+    assert upload(bench, zip_of(main=SOURCE, lib="")).json["files"] == {
+        "lib.py": 0,
+        "main.py": len(SOURCE),
+    }
+    assert bench.get("/handlers/mail").json["body"] == {"lib.py": "", "main.py": SOURCE}
+    optioned = upload(bench, SOURCE.encode(), "lang=python&options=" + quote('{"timeout":"5m"}'))
+    assert optioned.json["options"] == {"timeout": "5m"}
+
+
+@pytest.mark.parametrize(
+    ("body", "query", "slug"),
+    [
+        (b"\xff", "lang=python", "bad-handler"),
+        (b"PK\x03\x04 and no more", "lang=python", "bad-handler"),
+        (SOURCE.encode(), "lang=exec", "bad-parameter"),
+        (SOURCE.encode(), "lang=python&options={", "bad-parameter"),
+        (SOURCE.encode(), "lang=python&options=[]", "bad-handler"),
+        (SOURCE.encode(), 'lang=python&options={"x":1}', "bad-handler"),
+        (b'{"lang":"exec","body":["cat"]}', "options={}", "bad-parameter"),
+    ],
+)
+def test_an_upload_that_is_none_is_refused(bench: Bench, body: bytes, query: str, slug: str):
+    assert upload(bench, body, quote(query, safe="=&")).slug == slug
+    assert bench.get("/handlers/mail").slug == "not-found"
+
+
+def test_a_function_that_cannot_be_loaded_is_refused_and_the_old_version_stays(bench: Bench):
+    assert upload(bench, SOURCE.encode()).status == 201
+    bench.node.refused_source = "nonsense"
+    assert upload(bench, b"nonsense").slug == "bad-handler"
+    assert bench.get("/handlers/mail").json["version"] == 1
+    assert len(bench.get("/handlers/mail/versions").json["versions"]) == 1
+    assert len(bench.node.tried) == 2
+    assert bench.node.woken == 1
+
+
+def test_commands_and_urls_are_not_tried_out(bench: Bench):
+    bench.handler("mail")
+    assert bench.node.tried == []
+
+
+def test_an_older_version_is_shown_whole(bench: Bench):
+    upload(bench, SOURCE.encode())
+    upload(bench, b"def handler(event, context): return 1")
+    assert bench.get("/handlers/mail?version=1").json["body"] == SOURCE
+    assert bench.get("/handlers/mail?version=3").slug == "not-found"
+
+
+def test_a_try_runs_the_handler_of_the_client_and_stores_nothing(bench: Bench):
+    bench.handler("mail")
+    bench.handler("mail", "acme", body=["tac"])
+    reply = bench.post("/handlers/mail/invoke?client=acme", b"one\n\xff\n")
+    assert reply.json["results"] == [
+        {
+            "status": 200,
+            "outcome": "ok",
+            "result": "one",
+            "error": "",
+            "children": [{"jobtype": "log", "data": "one"}],
+        },
+        {
+            "status": 200,
+            "outcome": "ok",
+            "result_base64": "/w==",
+            "error": "",
+            "children": [{"jobtype": "log", "data_base64": "/w=="}],
+        },
+    ]
+    assert (reply.json["client"], reply.json["output"]) == ("acme", "said")
+    assert bench.post("/handlers/mail/invoke", b"one").json["client"] == "*"
+    assert [each for each, _ in bench.node.invoked] == ["acme/mail", "main/mail"]
+    assert bench.get("/jobs").json["jobs"] == []
+
+
+def test_an_older_version_can_be_tried(bench: Bench):
+    bench.handler("mail", body=["one"])
+    bench.handler("mail", body=["two"])
+    assert bench.post("/handlers/mail/invoke?version=1", b"x").json["version"] == 1
+    assert bench.post("/handlers/mail/invoke?version=9", b"x").slug == "not-found"
+
+
+@pytest.mark.parametrize("body", [b"", b"\n" * (INVOKE_LINES_MAX + 1)])
+def test_a_try_has_some_lines_and_not_too_many(bench: Bench, body: bytes):
+    bench.handler("mail")
+    assert bench.post("/handlers/mail/invoke", body).slug == "bad-body"
+
+
+def test_a_try_is_for_one_client(bench: Bench):
+    bench.handler("mail")
+    assert bench.post("/handlers/mail/invoke?client=*", b"x").slug == "bad-parameter"

@@ -22,6 +22,11 @@ FACTS = {
     },
     "journal": {"error": None, "pending_bytes": 10, "bytes": 20, "quarantined": 1},
     "engine": {"oldest_waiting_ms": 1500, "running_batches": 2, "running_jobs": 3},
+    "functions": {
+        "contexts": {"busy": 1, "idle": 2},
+        "starts": {"cold": 3, "warm": 4, "failed": 5},
+        "ends": {"recycled": 6},
+    },
     "counters": {
         "accepted": 7,
         "ingested": 6,
@@ -207,6 +212,9 @@ def test_the_metrics_are_what_the_node_knows_in_base_units(bench: Bench):
     assert samples["slimq_oldest_waiting_seconds"] == 1.5
     assert samples["slimq_store_dead_rows"] == 8
     assert samples["slimq_store_oldest_snapshot_seconds"] == 2.5
+    assert samples["slimq_contexts{state=idle}"] == 2
+    assert samples["slimq_function_runs_total{start=warm}"] == 4
+    assert samples["slimq_contexts_ended_total{why=recycled}"] == 6
     assert samples["slimq_store_warnings"] == 1
     assert samples["slimq_leases_lost_total"] == 3
     assert samples["slimq_stale_completions_total"] == 4

@@ -18,19 +18,21 @@ from routes_kit import Bench, Reply
 
 from slimq import errors
 from slimq.api.jobs import Waits
-from slimq.core.limits import JSON_BODY_MAX, LINE_MAX
+from slimq.core.limits import INVOKES_MAX, JSON_BODY_MAX, LINE_MAX
 
 UNKNOWN = "0000000-testnode-0000"
 BODIES = {
     ("POST", "/add"): b"line\n",
     ("POST", "/jobs"): b'{"jobtype":"mail","data":"x"}',
     ("PUT", "/handlers/{jobtype}"): b'{"lang":"exec","body":["cat"]}',
+    ("POST", "/handlers/{jobtype}/invoke"): b"line\n",
     ("PATCH", "/types/{jobtype}"): b'{"weight":3}',
 }
 EVENT = b'{"specversion":"1.0","id":"1","source":"/x","type":"mail"}'
 EVENT_HEADERS = {"content-type": "application/cloudevents+json"}
 QUERIES = {"/add": "jobtype=mail", "/jobs/cancel": "all=true", "/jobs/retry": "all=true"}
 EITHER = ("GET", "POST")
+INVOKE = "/handlers/{jobtype}/invoke"
 
 
 @pytest.fixture
@@ -178,7 +180,8 @@ def bad_name(bench: Bench, method: str, path: str) -> Reply:
 
 
 def bad_body(bench: Bench, method: str, path: str) -> Reply:
-    return call(bench, method, path, body=b"" if path == "/add" else b"[1]")
+    lines = path in ("/add", INVOKE)
+    return call(bench, method, path, body=b"" if lines else b"[1]")
 
 
 def body_too_large(bench: Bench, method: str, path: str) -> Reply:
@@ -199,6 +202,8 @@ def line_too_long(bench: Bench, method: str, path: str) -> Reply:
     if path == "/add":
         return refused_body(errors.LineTooLong)(bench, method, path)
     data = "x" * (LINE_MAX + 1)
+    if path == INVOKE:
+        return call(bench, method, path, body=data.encode())
     return call(bench, method, path, body=msgspec.json.encode({"jobtype": "a", "data": data}))
 
 
@@ -212,6 +217,8 @@ def store_error(error: type[errors.SlimqError]) -> Provoke:
 
 def refusal(error: type[errors.SlimqError]) -> Provoke:
     def provoke(bench: Bench, method: str, path: str) -> Reply:
+        if path == INVOKE:
+            return one_too_many(bench, method)
         if path == "/jobs/{id}":
             bench.remake(Waits(waiters_max=0))
             return call(bench, method, path, query="wait=1")
@@ -221,6 +228,26 @@ def refusal(error: type[errors.SlimqError]) -> Provoke:
         return call(bench, method, path)
 
     return provoke
+
+
+def one_too_many(bench: Bench, method: str) -> Reply:
+    """Try a handler as often at a time as may be, and once more."""
+    bench.handler("mail")
+    target = INVOKE.replace("{jobtype}", "mail")
+
+    async def scene() -> Reply:
+        calls = [bench.call(method, target, b"line") for _ in range(INVOKES_MAX + 1)]
+        return (await asyncio.gather(*calls))[-1]
+
+    return bench.run(scene())
+
+
+def bad_handler(bench: Bench, method: str, path: str) -> Reply:
+    if path != INVOKE:
+        return call(bench, method, path, body=b"{}")
+    bench.handler("mail", body=["missing"])
+    bench.node.refused_commands = {"missing"}
+    return call(bench, method, path)
 
 
 def conflict(bench: Bench, method: str, path: str) -> Reply:
@@ -264,7 +291,7 @@ PROVOKE: dict[str, Provoke] = {
     "forbidden": forbidden,
     "body-too-large": body_too_large,
     "line-too-long": line_too_long,
-    "bad-handler": lambda bench, method, path: call(bench, method, path, body=b"{}"),
+    "bad-handler": bad_handler,
     "bad-policy": lambda bench, method, path: call(bench, method, path, body=b'{"weight":0}'),
     "key-reused": keyed(b'"a"', b'"b"', at_once=False),
     "key-in-flight": keyed(b'"a"', b'"a"', at_once=True),
