@@ -9,7 +9,15 @@ from typing import Any, TextIO
 import click
 
 from slimq.cli.caller import Caller, part
-from slimq.cli.options import every_client_option, node_option, page_option, same_client
+from slimq.cli.functions import deploy, diff, invoke
+from slimq.cli.options import (
+    every_client_option,
+    handler_options,
+    node_option,
+    page_option,
+    read_handler_options,
+    same_client,
+)
 from slimq.cli.output import json_option, print_json, print_members, print_next, print_table
 from slimq.core.jobtype import EVERY_CLIENT
 
@@ -35,7 +43,11 @@ class PutCommand(click.Command):
 
 @click.group(name="fn")
 def command() -> None:
-    """Put handlers, look at them, roll them back."""
+    """Put handlers and upload functions, look at them, try them, roll them back."""
+
+
+for each in (deploy, diff, invoke):
+    command.add_command(each)
 
 
 @command.command(name="put", cls=PutCommand)
@@ -43,13 +55,7 @@ def command() -> None:
 @every_client_option
 @click.option("--http", "url", metavar="URL", help="Address that jobs are posted to.")
 @click.option("--file", type=click.File("r"), help="JSON: {lang, body, options}; - for stdin.")
-@click.option(
-    "--option",
-    "pairs",
-    multiple=True,
-    metavar="NAME=VALUE",
-    help="Option of the handler, such as timeout=90s, batch_size=100, retry_on=[404].",
-)
+@handler_options
 @node_option
 @json_option
 @click.pass_context
@@ -73,7 +79,7 @@ def put(
         raise click.UsageError("say one of --exec CMD..., --http URL, --file FILE")
     handler = _from_file(file) if file else _handler(argv, url)
     if pairs:
-        handler["options"] = {**handler.get("options", {}), **dict(map(_option, pairs))}
+        handler["options"] = {**handler.get("options", {}), **read_handler_options(pairs)}
     answer = node.send_json("PUT", f"/handlers/{part(jobtype)}", {"client": client}, handler)
     if as_json:
         print_json(answer)
@@ -101,20 +107,6 @@ def _from_file(file: TextIO) -> dict[str, Any]:
     return document
 
 
-def _option(pair: str) -> tuple[str, Any]:
-    """Read ``name=value``; a value that is no JSON is text. (Python's NaN and Infinity are
-    none, and the node could not read them.)"""
-    name, equals, text = pair.partition("=")
-    if not name or not equals:
-        raise click.UsageError("--option: write NAME=VALUE")
-    try:
-        value = json.loads(text)
-        json.dumps(value, allow_nan=False)
-    except (ValueError, RecursionError):
-        return name, text
-    return name, value
-
-
 @command.command(name="ls")
 @click.option("--client", help="Handlers of this client; * for those of every client.")
 @click.option("--jobtype", help="Handlers of this jobtype.")
@@ -136,7 +128,13 @@ def list_(node: Caller, as_json: bool, **query: Any) -> None:
 
 
 def _row(handler: Mapping[str, Any]) -> list[Any]:
-    body, options = handler["body"], handler["options"]
+    body, options = handler.get("body"), handler["options"]
+    if "files" in handler:
+        body = list(handler["files"])
+    elif isinstance(body, dict):
+        body = list(body)
+    elif handler["lang"] == "python":
+        body = "main.py"
     return [
         handler["client"],
         handler["jobtype"],

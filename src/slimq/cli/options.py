@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +49,34 @@ def same_client(client: str) -> str:
     """Return what a next step says after a command with `every_client_option`, to be about
     the same client."""
     return "" if client == EVERY_CLIENT else f" --client {client}"
+
+
+handler_options: Decorator = click.option(
+    "--option",
+    "pairs",
+    multiple=True,
+    metavar="NAME=VALUE",
+    help="Option of the handler, such as timeout=90s, batch_size=100, retry_on=[404].",
+)
+
+
+def read_handler_options(pairs: Iterable[str]) -> dict[str, Any]:
+    """Return what `handler_options` were given."""
+    return dict(map(_option, pairs))
+
+
+def _option(pair: str) -> tuple[str, Any]:
+    """Read ``name=value``; a value that is no JSON is text. (Python's NaN and Infinity are
+    none, and the node could not read them.)"""
+    name, equals, text = pair.partition("=")
+    if not name or not equals:
+        raise click.UsageError("--option: write NAME=VALUE")
+    try:
+        value = json.loads(text)
+        json.dumps(value, allow_nan=False)
+    except (ValueError, RecursionError):
+        return name, text
+    return name, value
 
 
 page_option: Decorator = click.option(
