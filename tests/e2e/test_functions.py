@@ -1,0 +1,110 @@
+"""Functions as a newcomer uses them: the command line, a node as it comes, the real sandbox."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from node_kit import Node, wait_until
+
+HASH = """
+import hashlib
+def handler(event, context):
+    return hashlib.sha256(event).hexdigest()
+"""
+
+
+@pytest.fixture
+def node(tmp_path: Path) -> Iterator[Node]:
+    if shutil.which("bwrap") is None:
+        message = "bubblewrap is missing: apt-get install bubblewrap"
+        pytest.fail(message) if os.environ.get("CI") else pytest.skip(message)
+    with Node(tmp_path) as node:
+        yield node
+
+
+def slimq(node: Node, *words: str, given: str = "") -> str:
+    """Run the command line; return what it printed."""
+    done = subprocess.run(
+        [sys.executable, "-m", "slimq", *words],
+        env={**os.environ, "SLIMQ_URL": node.url},
+        input=given,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_a_file_is_deployed_tried_and_run(node: Node, tmp_path: Path) -> None:
+    (tmp_path / "hash.py").write_text(HASH)
+    slimq(node, "fn", "deploy", "hash", str(tmp_path / "hash.py"))
+    digest = "2cf24dba5fb0a30e26e83b2ac5b9e29e1b161e5c1fa7425e73043362938b9824"
+    assert digest in slimq(node, "fn", "invoke", "hash", "--json", given="hello\n")
+    (id_,) = node.add("hash", [b"hello"])
+    assert node.done(id_)["result"] == digest
+    assert node.quit() == 0
+
+
+def test_a_function_that_takes_too_much_memory_hurts_no_other_job(node: Node) -> None:
+    source = "def handler(event, context):\n    if event == b'x': return len(b'x' * (1 << 30))\n"
+    options = {"memory": "64MiB", "backoff": {"min": "1ms", "max": "1ms"}, "max_failures": 2}
+    node.put("hog", lang="python", body=source, options=options)
+    ids = node.add("hog", [b"a", b"x", b"b"])
+    jobs = [node.done(id_) for id_ in ids]
+    assert [job["status"] // 100 for job in jobs] == [2, 5, 2]
+
+
+def test_no_context_survives_its_node(node: Node) -> None:
+    source = "import time\ndef handler(event, context): time.sleep(60)\n"
+    node.put("slow", lang="python", body=source)
+    node.add("slow", [b"x"])
+    wait_until(lambda: contexts(node), "a context at work")
+    node.kill()
+    wait_until(lambda: not contexts(node), "the end of the context")
+
+
+def contexts(node: Node) -> list[str]:
+    """Return the processes that read the functions of a node."""
+    mark = str(node.data / "functions").encode()
+    found = []
+    for entry in Path("/proc").glob("[0-9]*"):
+        try:
+            if mark in (entry / "cmdline").read_bytes():
+                found.append(entry.name)
+        except OSError:
+            continue
+    return found
+
+
+@pytest.mark.timeout(180)
+def test_deploying_under_load_loses_and_fails_nothing(node: Node) -> None:
+    source = "def handler(event, context): return context.function_version\n"
+    node.put("v", lang="python", body=source, options={"batch_size": 50})
+    ids: list[str] = []
+    over = threading.Event()
+
+    def load() -> None:
+        while not over.is_set():
+            ids.extend(node.add("v", [b"x"] * 200))
+
+    thread = threading.Thread(target=load)
+    thread.start()
+    try:
+        for number in range(5):
+            body = f"{source}# {number}\n"
+            node.put("v", lang="python", body=body, options={"batch_size": 50})
+    finally:
+        over.set()
+        thread.join()
+    wait_until(lambda: node.has_run("v"), "all jobs to be done", timeout_s=120)
+    counts = node.call("GET", "/types/v?client=main")
+    assert (counts["ok"], counts["failed"], counts["error"]) == (len(ids), 0, 0)
+    assert {job["attempt"] for job in node.jobs(jobtype="v")} == {1}
