@@ -29,6 +29,10 @@ class Answer(NamedTuple):
     document: Any
 
 
+class EndedAtStart(AssertionError):
+    """A node ended before it served."""
+
+
 class Node:
     """A node of its own folder, started by the command `slimq serve`.
 
@@ -98,7 +102,8 @@ class Node:
                 self._reader.start()
                 return
         self.process.stderr.close()
-        raise AssertionError(f"exit code {self.process.wait()} at the start: {''.join(self.log)}")
+        code = self.process.wait()
+        raise EndedAtStart(f"exit code {code} at the start: {''.join(self.log)}")
 
     def ask(
         self,
