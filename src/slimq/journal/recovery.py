@@ -60,18 +60,24 @@ def recover(disk: Disk, folder: int, quarantine: Quarantine | None, chance: Chan
 def _drop_if_empty(
     disk: Disk, folder: int, quarantine: Quarantine | None, recovery: Recovery
 ) -> bool:
-    """Cut the last segment; remove it, and return True, when nothing of it is intact."""
+    """Cut the last segment; remove it, and return True, when nothing of it is intact.
+
+    Else make it durable: a process that was killed may have left its end in memory only. From
+    now on these records are ingested, and answered for to callers who ask again.
+    """
     last = recovery.segments[-1]
     file = disk.open(folder, last.name, write=True)
     try:
         start = _torn_from(disk, file, last, quarantine, recovery)
         if start is not None:
             _cut(disk, file, last, start, quarantine, recovery)
+        if last.end:
+            disk.fsync(file)
     finally:
         disk.close(file)
     if last.end == 0:
         disk.unlink(folder, last.name)
-        disk.fsync_folder(folder)
+    disk.fsync_folder(folder)
     return last.end == 0
 
 
@@ -104,6 +110,5 @@ def _cut(
     if quarantine is not None:
         quarantine.keep_cut(file, last.name, start, limit)
     disk.truncate(file, start)
-    disk.fsync(file)
     last.end = last.size = start
     recovery.cut_bytes += limit - start
