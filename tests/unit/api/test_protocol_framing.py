@@ -98,6 +98,10 @@ CORPUS = {
 }
 
 
+def test_the_corpus_is_long():
+    assert len(CORPUS) >= 60
+
+
 @pytest.mark.parametrize("name", CORPUS)
 def test_ambiguous_framing_is_refused_once_and_ends_the_connection(served, name):
     with served.wire() as wire:
