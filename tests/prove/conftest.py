@@ -1,0 +1,3 @@
+from engine_kit import make_rig
+
+__all__ = ["make_rig"]

@@ -1,0 +1,133 @@
+"""A node that is stopped for longer than its leases, and then goes on: its jobs were taken over
+in time, and whatever it says of them changes nothing."""
+
+from __future__ import annotations
+
+import signal
+import time
+from collections.abc import Callable
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import pytest
+from node_kit import Node, commands_of, wait_until
+
+from postgres_kit import Server
+from proof_kit import Proof
+from slimq.core.limits import LEASE_MS, SWEEP_MS
+
+ZOMBIES = 2  # of each fleet
+SLOTS = 4
+JOBS = 6  # all slots that one client gets of two nodes
+BUSY_S = 5  # for a machine that does other things, too
+TAKEN_OVER_S = (LEASE_MS + SWEEP_MS) / 1000 + BUSY_S
+
+
+class Fleet:
+    """Nodes on one store. The first run of a job waits for a gate of its own and then says
+    `late`; a further run says `again` at once."""
+
+    def __init__(self, folder: Path, made: ExitStack, **store: str) -> None:
+        self.folder = folder
+        folder.mkdir()
+        names = ["keeper", *(f"zombie{number}" for number in range(ZOMBIES))]
+        for name in names:
+            (folder / name).mkdir()
+        self.keeper, *self.zombies = (
+            made.enter_context(Node(folder / name, SLIMQ_RUN__EXEC_SLOTS=str(SLOTS), **store))
+            for name in names
+        )
+        script = (
+            f'read -r line; if [ "$SLIMQ_ATTEMPT" != 1 ]; then echo 200 again; exit; fi;'
+            f" until [ -e {folder}/$line ]; do sleep 0.05; done; echo 400 late"
+        )
+        options = {"batch_size": 1, "result": "lines", "timeout": "10m"}
+        self.keeper.put("work", lang="exec", body=["sh", "-c", script], options=options)
+
+    def haunt(self, turn: int) -> None:
+        """Let the zombies take jobs, and stop them."""
+        self.keeper.call("POST", "/stop")
+        lines = [f"{turn}-{number}" for number in range(JOBS)]
+        self.lines = dict(
+            zip(self.keeper.add("work", [line.encode() for line in lines]), lines, strict=True)
+        )
+        wait_until(lambda: self.count("running") == JOBS, "zombies run all jobs")
+        self.held_by = {id_: self.keeper.job(id_)["node"] for id_ in self.lines}
+        for zombie in self.zombies:
+            zombie.process.send_signal(signal.SIGSTOP)
+        self.stopped_at = time.monotonic()
+        self.keeper.call("POST", "/start")
+
+    def count(self, state: str) -> int:
+        count: int = self.keeper.call("GET", "/types/work?client=main")[state]
+        return count
+
+    def is_taken_over(self) -> bool:
+        counts = self.keeper.call("GET", "/types/work?client=main")
+        return bool(counts["waiting"] == counts["running"] == 0)
+
+    def wake(self) -> None:
+        """Let half of the late runs end, and the zombies go on."""
+        self.before = {id_: self.keeper.job(id_) for id_ in self.lines}
+        for line in list(self.lines.values())[::2]:
+            (self.folder / line).touch()
+        for zombie in self.zombies:
+            zombie.process.send_signal(signal.SIGCONT)
+
+    def check(self) -> None:
+        """Assert that all late runs are over, that nothing came of them, and that those who
+        were zombies work again."""
+        for zombie in self.zombies:
+            wait_until(lambda: not commands_of(zombie), "its late runs are over")  # noqa: B023
+            wait_until(lambda: runs_nothing(zombie), "it knows that they are")  # noqa: B023
+        sysid = self.keeper.call("GET", "/status")["sysid"]
+        for id_, before in self.before.items():
+            job = self.keeper.job(id_)
+            assert job == before
+            assert (job["status"], job["result"], job["attempt"]) == (200, "again", 2)
+            assert job["crashes"] == 1
+            assert [run["node"] for run in job["runs"]] == [self.held_by[id_], sysid]
+        for zombie in self.zombies:
+            (id_,) = zombie.add("echo", [b"alive"])
+            assert zombie.done(id_)["status"] == 200
+            assert not zombie.problems()
+
+
+def runs_nothing(node: Node) -> bool:
+    status: Any = node.call("GET", "/status")
+    return bool(status["node"]["engine"]["running_batches"] == 0)
+
+
+@pytest.mark.proof("T10")
+@pytest.mark.timeout(240)
+def test_jobs_of_a_zombie_are_taken_over_in_time_and_its_late_results_change_nothing(
+    tmp_path: Path, make_postgres: Callable[..., Server], proof: Proof
+) -> None:
+    zombies = taken_over = 0
+    longest = 0.0
+    with ExitStack() as made:
+        url = make_postgres().create_database("jobs")
+        fleets = [
+            Fleet(tmp_path / "sqlite", made, SLIMQ_STORE__PATH=str(tmp_path / "shared.db")),
+            Fleet(tmp_path / "postgres", made, SLIMQ_STORE__URL=url),
+        ]
+        for fleet in fleets:
+            fleet.keeper.put("echo", lang="exec", body=["sed", "s/^/200 /"])
+        for turn in range(proof.size(submission=1, release=20)):
+            for fleet in fleets:
+                fleet.haunt(turn)
+            for fleet in fleets:
+                wait_until(fleet.is_taken_over, "all jobs are taken over", timeout_s=TAKEN_OVER_S)
+                longest = max(longest, time.monotonic() - fleet.stopped_at)
+            for fleet in fleets:
+                fleet.wake()
+            for fleet in fleets:
+                fleet.check()
+                zombies += ZOMBIES
+                taken_over += JOBS
+        for fleet in fleets:
+            assert all(node.quit() == 0 for node in (fleet.keeper, *fleet.zombies))
+    proof.report(
+        zombies=zombies, taken_over=taken_over, longest_s=round(longest, 1), accepted_late=0
+    )
