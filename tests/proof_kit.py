@@ -92,4 +92,4 @@ def pytest_runtest_makereport(
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if is_release() and item.get_closest_marker("proof"):
-            item.add_marker(pytest.mark.timeout(SECONDS_MAX))
+            item.add_marker(pytest.mark.timeout(SECONDS_MAX), append=False)  # before its own

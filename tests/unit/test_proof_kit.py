@@ -24,7 +24,8 @@ def rig(proof):
     assert {rig}, "the rig found something at its end"
 
 @pytest.mark.proof("T0")
-def test_it(proof, rig):
+@pytest.mark.timeout(60)
+def test_it(proof, rig, request):
     proof.report(kills=proof.size(submission=2, release=500), lost=0)
     {body}
 """
@@ -45,6 +46,17 @@ class Run:
         self.code, self.output = done.returncode, done.stdout
         text = results.read_text() if results.exists() else ""
         self.lines: list[dict[str, Any]] = [json.loads(line) for line in text.splitlines()]
+
+
+def test_in_a_release_run_a_proof_may_take_longer_than_its_own_timeout_allows(
+    tmp_path: Path,
+) -> None:
+    body = 'assert request.node.get_closest_marker("timeout").args == ({},)'
+    for name, seconds in (("release", proof_kit.SECONDS_MAX), ("", 60)):
+        folder = tmp_path / f"run{seconds}"
+        folder.mkdir()
+        run = Run(folder, body.format(seconds), SLIMQ_PROVE=name)
+        assert run.code == 0, run.output
 
 
 def test_a_proof_that_passes_is_a_line_with_its_seed_and_its_figures(tmp_path: Path) -> None:
