@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
 from slimq.core.job import Batch, Job
 from slimq.core.lifecycle import Lease
@@ -56,23 +56,26 @@ class Dispatcher:
         self.running_jobs -= len(batch.jobs)
         self._scheduler.ended(batch.type, batch.handler, now)
 
-    def renew(self, *, now: bool = False) -> int:
-        """Extend all leases when it is time; stop runs that lost all of theirs. Return
-        how many leases were lost since the last time."""
+    def renew(self, *, now: bool = False, without: Collection[Flight] = ()) -> int:
+        """Extend all leases when it is time, but for those of flights that are just being
+        recorded, which go with that; stop runs that lost all of theirs. Return how many
+        leases were lost since the last time."""
         self._give_back()
         boot = self._clock.boot_ms()
         if now:
             self._renewed_at = 0  # it is due then, also when the store fails
-        if not self.flights or boot - self._renewed_at < RENEW_MS:
+        spared = set(without)
+        flights = [flight for flight in self.flights if flight not in spared]
+        if not flights or boot - self._renewed_at < RENEW_MS:
             return 0
         self._ask(self._scheduler.held())  # before: no run goes on without its permit
-        lost = self._renew()
+        lost = self._renew(flights)
         self._renewed_at = boot
-        for flight in self.flights:
+        for flight in flights:
             flight.deadline_ms = boot + LEASE_MS
         fresh, self._lost = lost - self._lost, lost
         if fresh:
-            over = [flight for flight in self.flights if lost.issuperset(_leases(flight))]
+            over = [flight for flight in flights if lost.issuperset(_leases(flight))]
             self._kill([flight for flight in over if not fresh.isdisjoint(_leases(flight))])
         return len(fresh)
 
@@ -142,18 +145,18 @@ class Dispatcher:
             self._store.release(self._sysid, self._surplus)
             self._surplus = []
 
-    def _renew(self) -> set[Lease]:
-        """Extend all leases; return those that are lost. A job that lost its lease may be
+    def _renew(self, flights: Collection[Flight]) -> set[Lease]:
+        """Extend their leases; return those that are lost. A job that lost its lease may be
         in the air twice: of two runs the older one has lost it."""
         newest: dict[str, int] = {}
-        for flight in self.flights:
+        for flight in flights:
             for job in flight.batch.jobs:
                 newest[job.id] = max(job.attempt, newest.get(job.id, 0))
         leases = [Lease(id_, attempt) for id_, attempt in newest.items()]
         lost = self._store.renew(self._sysid, leases, lease_ms=LEASE_MS)
-        if not lost and len(leases) == self.running_jobs:
+        if not lost and len(leases) == sum(len(flight.batch.jobs) for flight in flights):
             return set()
-        in_air = (lease for flight in self.flights for lease in _leases(flight))
+        in_air = (lease for flight in flights for lease in _leases(flight))
         return {lease for lease in in_air if lease.id in lost or lease.attempt < newest[lease.id]}
 
 

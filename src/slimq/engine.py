@@ -1,5 +1,8 @@
 """The engine thread: runs the steps of stages 3 to 9 in turn, and waits when nothing is due.
 
+What the store does to record the runs that ended may go on beside the other steps, a lot at a
+time; all that follows from it is done here.
+
 While the store cannot be used it tries again with growing pauses; the journal goes on
 accepting, and what ran is finished later.
 """
@@ -10,12 +13,13 @@ import re
 import threading
 from collections import Counter, deque
 from collections.abc import Callable
-from typing import Literal, NamedTuple
+from concurrent.futures import Future
+from typing import Any, Literal, NamedTuple
 
 from slimq.core.limits import LEASE_MS, SCAN_TYPES_MAX
 from slimq.dispatch import Dispatcher
 from slimq.errors import DiskFull, JournalFailed, OperatorError, StoreUnavailable
-from slimq.finish import Finisher
+from slimq.finish import Finisher, Summary, at_once
 from slimq.ingest import Ingester
 from slimq.janitor import Janitor
 from slimq.journal.record import Position
@@ -36,6 +40,7 @@ GATHER_JOBS = 1_000  # and this is no small one
 PAUSE_MIN_S, PAUSE_MAX_S = 0.1, 2.0  # up to twice as long, by chance: nodes come back one by one
 FACTS_MS = 15_000
 DOUBT_EVERY_MS = 3_000
+LOT_FLIGHTS = 256  # that are recorded together
 COUNTERS = ("ingested", "purged", "freed", "leases_lost", "stale_completions")
 
 
@@ -50,6 +55,13 @@ class Facts(NamedTuple):
     running_jobs: int
 
 
+class Lot(NamedTuple):
+    """Flights that ended, and are recorded together."""
+
+    flights: list[Flight]
+    recorded: Future[Summary]
+
+
 class SysidTaken(Exception):
     """48 random bits met twice. The next start draws others."""
 
@@ -57,8 +69,8 @@ class SysidTaken(Exception):
 class Engine:
     """`moved` is called with the ids of jobs that moved, `safe` with how far the journal
     is safely stored; `tell` tells other nodes that there are jobs for them; `alarm` is set
-    when there is something to do at once. All but `run`, `turn` and `step` may be called from
-    other threads."""
+    when there is something to do at once. `submit` lets the finisher work, here or on a thread
+    of its own. All but `run`, `turn` and `step` may be called from other threads."""
 
     def __init__(
         self,
@@ -77,6 +89,7 @@ class Engine:
         safe: Callable[[Position], None],
         freed_former: Callable[[str], None],
         tell: Callable[[Literal["jobs"]], None] = lambda what: None,
+        submit: Callable[..., Future[Any]] = at_once,
         gather_ms: int = GATHER_MS,
         alarm: threading.Event | None = None,
     ) -> None:
@@ -88,6 +101,8 @@ class Engine:
         self._moved, self._safe, self._freed_former = moved, safe, freed_former
         self._wake = alarm or threading.Event()
         self._landed: deque[Flight] = deque()
+        self._lot: Lot | None = None  # that is being recorded
+        self._submit = submit
         self._registered = False
         self._control_version = -1
         self._renew_now = False
@@ -276,7 +291,9 @@ class Engine:
 
     def _renew(self) -> None:
         renew_now, self._renew_now = self._renew_now, False  # it stays due when the store fails
-        self.counters["leases_lost"] += self._dispatcher.renew(now=renew_now)
+        recorded = self._lot.flights if self._lot is not None else ()
+        lost = self._dispatcher.renew(now=renew_now, without=recorded)
+        self.counters["leases_lost"] += lost
 
     def _ingest(self) -> bool:
         if self._clock.boot_ms() < self._ingest_at:
@@ -305,38 +322,58 @@ class Engine:
             self._scheduler.due(type_, at, now)
 
     def _finish(self) -> bool:
-        flights: list[Flight] = []
-        while self._landed and len(flights) < 256:
-            flights.append(self._landed.popleft())
-        if not flights:
-            return False
+        """Let runs that ended be recorded; return whether some were."""
+        settled = self._settle()
+        if self._lot is None and self._landed:
+            self._lot = self._record()
+            self._lot.recorded.add_done_callback(lambda _: self._wake.set())
+            settled |= self._settle()
+        return settled
+
+    def _record(self) -> Lot:
+        count = min(LOT_FLIGHTS, len(self._landed))
+        flights = [self._landed.popleft() for _ in range(count)]
+        ran = [flight for flight in flights if flight.ran is not None]
         try:
-            self._settle(flights)
+            for flight in flights:
+                if flight.ran is None:  # it was killed
+                    self._dispatcher.release(flight)
         except StoreUnavailable:
             self._landed.extendleft(reversed(flights))
             raise
+        return Lot(flights, self._submit(self._finisher.finish, ran, self._store.now()))
+
+    def _settle(self) -> bool:
+        """Take note of what is recorded; return whether something is. All that the store does
+        comes before: when it fails there, the whole is done again, and a flight must not land
+        twice. After a failure, and at the end, nothing goes on beside it."""
+        lot = self._lot
+        waits = self.store_error is not None or self._ended
+        if lot is None or not (lot.recorded.done() or waits):
+            return False
+        self._lot = None
+        try:
+            summary = lot.recorded.result()
+        except StoreUnavailable:
+            self._landed.extendleft(reversed(lot.flights))
+            raise
+        now = self._store.now()
+        for flight in lot.flights:
+            self._dispatcher.landed(flight, now)
+            if flight.ran is None:
+                self._scheduler.due(flight.batch.type, now, now)
+        self._due(summary.heads, now)
+        self.outcomes.update(summary.outcomes)
+        self.counters["stale_completions"] += len(summary.stale)
+        self._log_completed(lot, summary)
+        self._moved([job.id for flight in lot.flights for job in flight.batch.jobs])
         return True
 
-    def _settle(self, flights: list[Flight]) -> None:
-        """Record what ended. All that the store does comes first: when it fails there, the
-        whole is done again, and a flight must not land twice."""
-        now = self._store.now()
-        ran = [flight for flight in flights if flight.ran is not None]
-        killed = [flight for flight in flights if flight.ran is None]
-        for flight in killed:
-            self._dispatcher.release(flight)
-        summary = self._finisher.finish(ran) if ran else None
-        for flight in flights:
-            self._dispatcher.landed(flight, now)
-        for flight in killed:
-            self._scheduler.due(flight.batch.type, now, now)
-        if summary is not None:
-            self._due(summary.heads, now)
-            self.outcomes.update(summary.outcomes)
-            self.counters["stale_completions"] += len(summary.stale)
+    def _log_completed(self, lot: Lot, summary: Summary) -> None:
+        ran = [flight for flight in lot.flights if flight.ran is not None]
+        if ran:
             count = sum(summary.outcomes.values())
             self._log.info("jobs.completed", count=count, **summary.outcomes, ids=first_ids(ran))
-        self._moved([job.id for flight in flights for job in flight.batch.jobs])
 
     def _tend(self) -> None:
         freed = self._janitor.step()

@@ -10,7 +10,8 @@ from __future__ import annotations
 import base64
 from collections import Counter
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from concurrent.futures import Future
+from typing import Any, NamedTuple, TypeVar
 
 import msgspec
 
@@ -26,6 +27,8 @@ from slimq.runner.flight import Flight
 from slimq.store.base import EngineStore, Finished
 from slimq.system.chance import Chance
 
+T = TypeVar("T")
+
 
 class Summary(NamedTuple):
     """What a finish did: outcomes counted, ids whose lease was lost, heads of the types
@@ -38,7 +41,8 @@ class Summary(NamedTuple):
 
 
 class Finisher:
-    """`add_children` journals jobs and returns when they are durable, or raises."""
+    """`add_children` journals jobs and returns when they are durable, or raises. Used by one
+    thread at a time, which need not be the engine's when it has a store object of its own."""
 
     def __init__(
         self,
@@ -52,15 +56,15 @@ class Finisher:
         self._chance = chance
         self._add_children = add_children
 
-    def finish(self, flights: Sequence[Flight]) -> Summary:
-        """Record the results of runs that ended. Raises StoreUnavailable: try again."""
-        now = self._store.now()
+    def finish(self, flights: Sequence[Flight], now: int) -> Summary:
+        """Record the results of runs that ended, at `now` by the store's clock. Raises
+        StoreUnavailable: try again."""
         children = 0
         finished: list[Finished] = []
         for flight in flights:
             children += self._journal_children(flight)
             finished.append(self._finished(flight, now))
-        stale = self._store.finish(self._sysid, finished)
+        stale = self._store.finish(self._sysid, finished) if finished else set()
         outcomes: Counter[str] = Counter()
         heads: dict[str, int] = {}
         for run in finished:
@@ -109,6 +113,16 @@ class Finisher:
                 ran.results[index] = Result(statuses.RETRY_NO_JOURNAL, error=error.detail)
             return 0
         return len(lines)
+
+
+def at_once(work: Callable[..., T], *arguments: Any) -> Future[T]:
+    """Work here and now: what an executor without threads would do."""
+    done: Future[T] = Future()
+    try:
+        done.set_result(work(*arguments))
+    except Exception as error:  # whoever asks for the result gets it
+        done.set_exception(error)
+    return done
 
 
 def _child(client: str, parent: str, ordinal: int, jobtype: str, data: bytes) -> JobLine:

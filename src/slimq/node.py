@@ -2,7 +2,7 @@
 
 Threads: the event loop (HTTP in and out, processes), the committer (fsync), the engine
 (steps and its store connection), one for the store connection of the API, and with a
-PostgreSQL one for what nodes tell each other.
+PostgreSQL one that records runs that ended, and one for what nodes tell each other.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ from slimq.core.status import Outcome
 from slimq.dispatch import Dispatcher
 from slimq.engine import COUNTERS, Engine
 from slimq.errors import DiskFull, DurabilityUnmet, JournalFailed, NotAccepting, SlimqError
-from slimq.finish import Finisher
+from slimq.finish import Finisher, at_once
 from slimq.ingest import Ingester
 from slimq.janitor import Janitor
 from slimq.journal.append import Append
@@ -132,6 +132,10 @@ class Node:
         self._commit = GroupCommit(self._writer, self._deliver, clock=self._clock)
         self._budget = BodyBudget(config.journal_path, disk=disk, body_max=config.accept.body_max)
         self._store = _store(config, self._clock, durable=False)
+        self._finish_store, self._finish_thread = self._store, None
+        if config.store.url:  # a file takes one writer at a time: there it would gain nothing
+            self._finish_store = _store(config, self._clock, durable=False)
+            self._finish_thread = ThreadPoolExecutor(1, "finish")
         self._asker = Asker(
             _store(config, self._clock, durable=True, answer_s=API_ANSWER_S),
             ThreadPoolExecutor(1, "api-store"),
@@ -370,7 +374,7 @@ class Node:
             ingester=self._ingester,
             scheduler=scheduler,
             dispatcher=self._dispatcher,
-            finisher=Finisher(self._store, self.sysid, self._chance, self._add_children),
+            finisher=Finisher(self._finish_store, self.sysid, self._chance, self._add_children),
             janitor=self._janitor(),
             log=self._log,
             former=list(self._state.former),
@@ -378,6 +382,7 @@ class Node:
             safe=lambda position: self._call(self._on_safe, position),
             freed_former=lambda sysid: self._call(self._on_former_freed, sysid),
             tell=lambda what: self._news.tell(what) if self._news is not None else None,
+            submit=at_once if self._finish_thread is None else self._finish_thread.submit,
         )
         self._engine.stopped = self._stopped or RUN not in self._roles
         self._state.former.append(self.sysid)
@@ -484,7 +489,7 @@ class Node:
         self._log.info("jobs.started", count=count, type=flights[0].batch.type, ids=ids)
 
     def _add_children(self, lines: list[JobLine]) -> None:
-        """Journal the children of a run; called on the engine's thread."""
+        """Journal the children of a run; called on the thread that records it."""
         written = threading.Event()
         body = Body.of(b"\n".join(map(msgspec.json.encode, lines)) + b"\n")
         header = Header(lines[0].id, len(lines), self._clock.wall_ms(), kind="jobs")
@@ -578,6 +583,9 @@ class Node:
                 self._state.former.remove(self.sysid)
                 self._keep_state()
         self._asker.close()
+        if self._finish_thread is not None:
+            self._finish_thread.shutdown()
+            self._finish_store.close()
         self._store.close()
         if self._is_left_over and self._ingester.is_over(self._clock.wall_ms()):
             with suppress(OSError):  # then it is left over the next time as well

@@ -96,6 +96,25 @@ def test_a_server_that_freezes_for_a_moment_costs_nothing(server: Server, tmp_pa
         assert set(work.runs().values()) == {1}
 
 
+def test_a_run_whose_record_has_to_wait_keeps_no_other_job_from_running(
+    server: Server, tmp_path: Path
+) -> None:
+    with node_at(tmp_path, server.url()) as node:
+        work = Work(node)
+        (waits,) = work.add()
+        wait_until(lambda: len(work.runs()) == 1, "the job runs")
+        with psycopg.connect(server.url()) as holder:
+            holder.execute("SELECT FROM slimq.job WHERE id = %s FOR UPDATE", (waits,))
+            work.open()
+            blocked = "SELECT count(*) > 0 FROM pg_locks WHERE NOT granted"
+            wait_until(lambda: server.execute(blocked) == [(True,)], "its record waits")
+            (other,) = work.add()
+            wait_until(lambda: len(work.runs()) == 2, "the other job runs")
+            assert {node.job(id_)["state"] for id_ in (waits, other)} == {"running"}
+        work.end()
+        assert set(work.runs().values()) == {1}
+
+
 def test_connections_that_are_cut_at_random_moments_cost_no_job_and_no_second_run(
     server: Server, tmp_path: Path, chance: random.Random
 ) -> None:

@@ -1,7 +1,8 @@
 """What holds of whole engines in any order of events.
 
 Two nodes share one store and lose it, crash, stall and come back, while jobs come in and
-run. Nobody waits: the machine owns the clock, and ends runs as the loop would.
+run. One records what ran at once, the other beside its steps. Nobody waits: the machine owns
+the clock, and ends runs as the loop would.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import msgspec
-from engine_kit import Rig, child, handler, ids_of
+from engine_kit import Beside, Rig, child, handler, ids_of
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
@@ -46,6 +47,7 @@ RESULTS = [
     Result(520, crashed=True),
 ]
 NODES = [0, 1]
+RECORD_STEPS = 3  # until a node that does it beside its steps has recorded what ran
 
 nodes = st.sampled_from(NODES)
 jobtypes = st.sampled_from([*VARIANTS])
@@ -66,7 +68,9 @@ class Engines(RuleBasedStateMachine):
         super().__init__()
         self.folder = tempfile.TemporaryDirectory()
         first = self.rig(0)
-        self.rigs = [first, self.rig(1, store=first.memory, clock=first.clock)]
+        self.beside = Beside()
+        second = {"store": first.memory, "clock": first.clock, "submit": self.beside.submit}
+        self.rigs = [first, self.rig(1, **second)]
         self.memory, self.clock = first.memory, first.clock
         self.boots = [[rig.sysid] for rig in self.rigs]
         self.acked: set[str] = set()
@@ -141,6 +145,8 @@ class Engines(RuleBasedStateMachine):
         """Let an engine do a step, and the loop what the engine told it."""
         rig = self.rigs[node]
         before = len(rig.air)
+        if node == 1:
+            self.beside.go_on()
         rig.try_step()
         self.note_started(rig.air[before:])
         self.note_ingested(node)
@@ -220,6 +226,8 @@ class Engines(RuleBasedStateMachine):
         rig.open_journal()
         former = [sysid for sysid in boots if sysid not in rig.freed_former]
         sysid = f"node{node}{len(boots):03}"
+        if node == 1:
+            self.beside.forget()
         rig.boot(sysid, former)
         boots.append(sysid)
 
@@ -335,6 +343,7 @@ class Engines(RuleBasedStateMachine):
         self.nothing_acknowledged_is_lost()
         self.children_of_an_ended_run_are_durable()
         self.what_is_done_stays_as_it_is()
+        self.time_passes(RECORD_STEPS * 1000, stalled=False)  # permits are asked for again
         for node in NODES:
             self.all_slots_are_free(node)
 
@@ -357,7 +366,8 @@ class Engines(RuleBasedStateMachine):
             assert len(rig.air) == expected
             while rig.air:
                 rig.land(rig.air[0], 200)
-                self.step(node)
+                for _ in range(RECORD_STEPS):
+                    self.step(node)
             assert self.memory.totals().waiting == 0
 
 

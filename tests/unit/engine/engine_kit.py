@@ -5,6 +5,8 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future
+from functools import partial
 from pathlib import Path
 from typing import Any
 from zlib import crc32
@@ -20,7 +22,7 @@ from slimq.core.lines import ChildLine
 from slimq.dispatch import Dispatcher
 from slimq.engine import Engine
 from slimq.errors import JournalFailed, OperatorError, StoreUnavailable
-from slimq.finish import Finisher
+from slimq.finish import Finisher, Summary, at_once
 from slimq.ingest import Ingester
 from slimq.janitor import Janitor
 from slimq.journal.append import Append
@@ -113,6 +115,56 @@ class WatchedStore:
         return call
 
 
+class Beside:
+    """A thread beside the engine that works when the test says so. `begin` does what it was
+    given, `end` tells the engine of it, `go_on` is whichever of them comes next. Who waits for
+    the result gets it at once."""
+
+    def __init__(self) -> None:
+        self._begun: Future[Any] | None = None
+        self._asked: _Asked | None = None
+
+    def submit(self, work: Callable[..., Any], *arguments: Any) -> Future[Any]:
+        assert self._asked is None, "one after the other"
+        self._asked = _Asked(self)
+        self._work = partial(work, *arguments)
+        return self._asked
+
+    def forget(self) -> None:
+        self._asked = self._begun = None
+
+    def begin(self) -> None:
+        if self._begun is None:
+            self._begun = at_once(self._work)
+
+    def end(self) -> None:
+        self.begin()
+        (asked, self._asked), (begun, self._begun) = (self._asked, None), (self._begun, None)
+        assert asked is not None
+        assert begun is not None
+        if (error := begun.exception()) is not None:
+            asked.set_exception(error)
+        else:
+            asked.set_result(begun.result())
+
+    def go_on(self) -> None:
+        if self._begun is not None:
+            self.end()
+        elif self._asked is not None:
+            self.begin()
+
+
+class _Asked(Future[Any]):
+    def __init__(self, beside: Beside) -> None:
+        super().__init__()
+        self._beside = beside
+
+    def result(self, timeout: float | None = None) -> Any:
+        if not self.done():
+            self._beside.end()
+        return super().result(timeout)
+
+
 class Rig:
     """One node's engine. `events` holds the store's calls, and what was journaled and
     told, in order; `air` the flights that were started and did not end."""
@@ -133,6 +185,7 @@ class Rig:
         failed_ms: int = DAY_MS,
         bytes_max: int = 1 << 40,
         gather_ms: int = 0,
+        submit: Callable[..., Future[Any]] = at_once,
     ) -> None:
         self.folder = folder
         self.clock = clock or FakeClock()
@@ -146,6 +199,7 @@ class Rig:
         self.retain_ms = retain_ms
         self.purges = {"ok_ms": ok_ms, "failed_ms": failed_ms, "bytes_max": bytes_max}
         self.gather_ms = gather_ms
+        self.submit = submit
         self.refuse_children = False
         self.forgotten: list[Header] = []
         self.moved: list[str] = []
@@ -200,6 +254,7 @@ class Rig:
             freed_former=self.freed_former.append,
             tell=self.told.append,
             gather_ms=self.gather_ms,
+            submit=self.submit,
         )
 
     def new_ingester(self) -> Ingester:
@@ -283,6 +338,10 @@ class Rig:
         flight.ran = Ran(made, **fields)
         self.air.remove(flight)
         self.engine.landed(flight)
+
+    def finish(self, flights: Sequence[Flight]) -> Summary:
+        """Record runs that ended, now."""
+        return self.finisher.finish(flights, self.memory.now())
 
     def down(self, flight: Flight) -> None:
         """End a flight as the loop does when it was killed."""

@@ -6,10 +6,11 @@ import json
 import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from engine_kit import NODE, OTHER, START_MS, TYPE, MakeRig, Rig, child, handler, ids_of
+from engine_kit import NODE, OTHER, START_MS, TYPE, Beside, MakeRig, Rig, child, handler, ids_of
 
 from slimq.core.job import Result
 from slimq.core.jobid import child_id
@@ -253,6 +254,101 @@ def test_a_journal_that_cannot_be_read_keeps_no_job_of_the_store_from_running(ri
     with pytest.raises(JournalFailed):
         rig.step()
     assert [job.data for flight in rig.air for job in flight.batch.jobs] == [b"in the store"]
+
+
+# Runs are recorded beside the steps of the engine.
+
+
+def test_the_engine_goes_on_while_what_ran_is_recorded(make_rig: MakeRig) -> None:
+    beside = Beside()
+    rig = make_rig(submit=beside.submit)
+    (flight,) = rig.launch(b"x")
+    rig.land(flight, 200)
+    assert not rig.step()
+    (id_,) = rig.add(b"y")
+    rig.step()
+    assert [ids_of(other) for other in rig.air] == [[id_]]
+    assert rig.dispatcher.flights.keys() == {flight, *rig.air}
+    assert rig.moved == []
+    beside.end()
+    assert rig.step()
+    assert rig.dispatcher.flights.keys() == {*rig.air}
+    assert rig.moved == ids_of(flight)
+    assert rig.counts() == (0, 1, 1, 0, 0)
+
+
+def test_a_batch_has_its_slot_until_it_is_recorded(make_rig: MakeRig) -> None:
+    beside = Beside()
+    rig = make_rig(submit=beside.submit)
+    (flight,) = rig.launch(b"x", b"y", batch_size=1, concurrency=1)
+    rig.land(flight, 200)
+    for _ in range(3):
+        rig.step()
+        assert rig.air == []
+    beside.end()
+    rig.step()
+    assert len(rig.air) == 1
+
+
+def test_a_lease_that_went_with_the_record_of_its_run_is_not_lost(make_rig: MakeRig) -> None:
+    beside = Beside()
+    rig = make_rig(submit=beside.submit)
+    ended, running = rig.launch(b"x", b"y", batch_size=1)
+    rig.land(ended, 200)
+    rig.step()
+    beside.begin()
+    rig.clock.advance(RENEW_MS)
+    rig.step()
+    assert rig.engine.counters["leases_lost"] == 0
+    assert rig.killed == []
+    assert rig.job(*ids_of(running)).dt == rig.clock.wall_ms() + LEASE_MS
+    assert running.deadline_ms == rig.clock.boot_ms() + LEASE_MS
+    beside.end()
+    rig.step()
+    assert rig.counts() == (0, 1, 1, 0, 0)
+
+
+def test_what_could_not_be_recorded_is_tried_again(make_rig: MakeRig) -> None:
+    beside = Beside()
+    rig = make_rig(submit=beside.submit)
+    (flight,) = rig.launch(b"x")
+    rig.land(flight, 200)
+    rig.step()
+    rig.store.fail("finish")
+    beside.end()
+    assert not rig.try_step()
+    assert rig.dispatcher.flights.keys() == {flight}
+    rig.step()
+    beside.end()
+    rig.step()
+    assert rig.counts() == (0, 0, 1, 0, 0)
+    assert not rig.dispatcher.flights
+
+
+def test_trouble_with_recording_is_said_once_until_it_is_over(make_rig: MakeRig) -> None:
+    """Were it tried beside steps that work, each of these would say that the store is back."""
+    with ThreadPoolExecutor(1) as thread:
+        rig = make_rig(submit=thread.submit)
+        (flight,) = rig.launch(b"x")
+        rig.store.fail("finish", times=4)
+        rig.land(flight, 200)
+        with Running(rig) as running:
+            running.until(lambda: "store.available" in names_of(rig))
+    assert rig.counts() == (0, 0, 1, 0, 0)
+    assert names_of(rig).count("store.unavailable") == 1
+
+
+def test_what_is_being_recorded_at_the_end_is_waited_for(make_rig: MakeRig) -> None:
+    beside = Beside()
+    rig = make_rig(submit=beside.submit)
+    first, second = rig.launch(b"x", b"y", batch_size=1)
+    rig.land(first, 200)
+    rig.step()
+    rig.land(second, 200)
+    rig.engine.end()
+    rig.engine.run()
+    assert rig.counts() == (0, 0, 2, 0, 0)
+    assert rig.engine.holds_no_lease
 
 
 # Stopped, draining, ending.

@@ -36,7 +36,7 @@ def end(flight: Flight, *results: Result, **fields: object) -> Flight:
 def test_ok_and_failed_are_done_now(rig: Rig, status: int) -> None:
     (flight,) = rig.launch(b"data", **OPTIONS)
     rig.clock.advance(700)
-    rig.finisher.finish([end(flight, Result(status, b"said", "why"))])
+    rig.finish([end(flight, Result(status, b"said", "why"))])
     job = rig.job(*ids_of(flight))
     assert (job.status, job.lock, finished_at(job.dt)) == (status, DONE, START_MS + 700)
     assert (job.result, job.error, job.failures) == (b"said", "why", 0)
@@ -46,7 +46,7 @@ def test_retry_waits_as_long_as_asked_and_half_as_long_again_and_costs_no_failur
     rig: Rig,
 ) -> None:
     (flight,) = rig.launch(b"data", **OPTIONS)
-    summary = rig.finisher.finish([end(flight, Result(102, retry_after_ms=5000))])
+    summary = rig.finish([end(flight, Result(102, retry_after_ms=5000))])
     job = rig.job(*ids_of(flight))
     assert (job.lock, job.dt, job.failures) == (FREE, START_MS + 7500, 0)
     assert summary.heads == {TYPE: START_MS + 7500}
@@ -64,7 +64,7 @@ def test_retry_waits_as_long_as_asked_and_half_as_long_again_and_costs_no_failur
 )
 def test_what_a_wait_is_longer_than_asked_is_bounded(rig: Rig, asked: int, waits: int) -> None:
     (flight,) = rig.launch(b"data", max_age="30d")
-    summary = rig.finisher.finish([end(flight, Result(102, retry_after_ms=asked))])
+    summary = rig.finish([end(flight, Result(102, retry_after_ms=asked))])
     assert summary.heads == {TYPE: START_MS + waits}
 
 
@@ -90,7 +90,8 @@ def test_jobs_that_fail_together_come_back_spread_over_time(rig: Rig) -> None:
     rolls = Random(1)
     chance = SimpleNamespace(uniform=rolls.random)
     finisher = Finisher(rig.store, rig.sysid, chance, rig.add_children)  # type: ignore[arg-type]
-    finisher.finish([end(flight, *[Result(500)] * 1000) for flight in flights])
+    ended = [end(flight, *[Result(500)] * 1000) for flight in flights]
+    finisher.finish(ended, rig.memory.now())
     again = [rig.job(id_).dt - START_MS for flight in flights for id_ in ids_of(flight)]
     in_one_second = Counter(at // 1000 for at in again)
     assert max(in_one_second.values()) <= len(again) * 3 // 100
@@ -113,7 +114,7 @@ def test_a_crash_counts_apart_from_failures(rig: Rig) -> None:
 
 def test_retry_beyond_max_age_expires(rig: Rig) -> None:
     (flight,) = rig.launch(b"data", max_age="10s", batch_size=1)
-    rig.finisher.finish([end(flight, Result(102, retry_after_ms=11_000))])
+    rig.finish([end(flight, Result(102, retry_after_ms=11_000))])
     job = rig.job(*ids_of(flight))
     assert (state(rig, job), job.status) == (State.DONE, statuses.EXPIRED)
 
@@ -121,7 +122,7 @@ def test_retry_beyond_max_age_expires(rig: Rig) -> None:
 def test_jobs_of_one_batch_go_their_own_ways(rig: Rig) -> None:
     (flight,) = rig.launch(b"a", b"b", b"c", b"d", **OPTIONS)
     results = [Result(200), Result(400), Result(102, retry_after_ms=9000), Result(500)]
-    summary = rig.finisher.finish([end(flight, *results, output=b"tail")])
+    summary = rig.finish([end(flight, *results, output=b"tail")])
     assert summary.outcomes == {"ok": 1, "failed": 1, "retry": 1, "error": 1}
     assert rig.counts() == (2, 0, 1, 1, 0)
     assert all(rig.job(id_).runs[-1].output == b"tail" for id_ in ids_of(flight))
@@ -130,7 +131,7 @@ def test_jobs_of_one_batch_go_their_own_ways(rig: Rig) -> None:
 def test_the_head_of_a_type_is_its_earliest_job_that_runs_again(rig: Rig) -> None:
     (flight,) = rig.launch(b"a", b"b", b"c", **OPTIONS)
     waits = [Result(102, retry_after_ms=ms) for ms in (9000, 4000, 7000)]
-    assert rig.finisher.finish([end(flight, *waits)]).heads == {TYPE: START_MS + 6000}
+    assert rig.finish([end(flight, *waits)]).heads == {TYPE: START_MS + 6000}
 
 
 def test_a_retried_job_runs_when_its_time_comes_without_a_scan(rig: Rig) -> None:
@@ -162,7 +163,7 @@ def test_an_ordered_job_that_runs_again_keeps_its_place_and_holds_its_type(rig: 
 
 def test_the_head_of_an_ordered_type_is_when_its_hold_is_over(rig: Rig) -> None:
     (flight,) = rig.launch(b"first", ordered=True)
-    summary = rig.finisher.finish([end(flight, Result(102, retry_after_ms=3000))])
+    summary = rig.finish([end(flight, Result(102, retry_after_ms=3000))])
     assert summary.heads == {TYPE: START_MS + 4500}
 
 
@@ -170,7 +171,7 @@ def test_a_result_whose_lease_is_lost_changes_nothing_and_is_told(rig: Rig) -> N
     (flight,) = rig.launch(b"a", b"b", **OPTIONS)
     first, second = ids_of(flight)
     rig.memory.cancel([first])
-    summary = rig.finisher.finish([end(flight, Result(200), Result(200))])
+    summary = rig.finish([end(flight, Result(200), Result(200))])
     assert summary.stale == {first}
     assert summary.outcomes == {"ok": 1}
     assert (rig.job(first).status, rig.job(second).status) == (statuses.CANCELLED, 200)
@@ -179,7 +180,7 @@ def test_a_result_whose_lease_is_lost_changes_nothing_and_is_told(rig: Rig) -> N
 def test_a_stale_retry_gives_its_type_no_head(rig: Rig) -> None:
     (flight,) = rig.launch(b"a", **OPTIONS)
     rig.memory.cancel(ids_of(flight))
-    assert rig.finisher.finish([end(flight, Result(102))]).heads == {}
+    assert rig.finish([end(flight, Result(102))]).heads == {}
 
 
 # Children.
@@ -191,7 +192,7 @@ def test_children_are_in_the_journal_before_the_store_learns_of_their_parents_en
     (flight,) = rig.launch(b"a", b"b", **OPTIONS)
     end(flight, Result(200), Result(200), children=[[child("x", b"1")], [child("y", b"2")]])
     rig.store.forget_calls()
-    summary = rig.finisher.finish([flight])
+    summary = rig.finish([flight])
     assert rig.events == ["renew", "journal", "finish"]
     assert summary.children == 2
     rig.ingest_all()
@@ -203,7 +204,7 @@ def test_children_are_in_the_journal_before_the_store_learns_of_their_parents_en
 def test_the_lease_of_a_parent_is_fresh_when_its_children_are_journaled(rig: Rig) -> None:
     (flight,) = rig.launch(b"a", **OPTIONS)
     rig.clock.advance(LEASE_MS - 1)
-    rig.finisher.finish([end(flight, Result(200), children=[[child("x", b"1")]])])
+    rig.finish([end(flight, Result(200), children=[[child("x", b"1")]])])
     ((args, kwargs),) = rig.store.called("renew")[-1:]
     assert [lease.id for lease in args[1]] == ids_of(flight)
     assert kwargs == {"lease_ms": LEASE_MS}
@@ -212,7 +213,7 @@ def test_the_lease_of_a_parent_is_fresh_when_its_children_are_journaled(rig: Rig
 def test_a_run_without_children_needs_no_journal(rig: Rig) -> None:
     (flight,) = rig.launch(b"a", b"b", **OPTIONS)
     rig.store.forget_calls()
-    rig.finisher.finish([end(flight, Result(200), Result(200), children=[[], []])])
+    rig.finish([end(flight, Result(200), Result(200), children=[[], []])])
     assert rig.events == ["finish"]
 
 
@@ -237,7 +238,7 @@ def test_ids_of_children_depend_on_the_parent_and_their_place_alone(rig: Rig) ->
     (flight,) = rig.launch(b"a", b"b", **OPTIONS)
     added = [[child("x", b"1"), child("y", b"2")], [child("x", b"1")]]
     end(flight, Result(200), Result(200), children=added)
-    rig.finisher.finish([flight])
+    rig.finish([flight])
     rig.ingest_all()
     first, second = ids_of(flight)
     expected = [child_id(first, 0), child_id(first, 1), child_id(second, 0)]
@@ -250,7 +251,7 @@ def test_a_parent_that_lost_its_lease_adds_none(rig: Rig) -> None:
     lost, held = ids_of(flight)
     rig.memory.cancel([lost])
     end(flight, Result(200), Result(200), children=[[child("x", b"1")], [child("x", b"2")]])
-    assert rig.finisher.finish([flight]).children == 1
+    assert rig.finish([flight]).children == 1
     rig.ingest_all()
     assert rig.memory.job(child_id(lost, 0)) is None
     assert rig.job(child_id(held, 0)).data == b"2"
@@ -263,7 +264,7 @@ def test_a_run_that_was_taken_over_journals_nothing(rig: Rig) -> None:
     assert rig.memory.free(10).again == 1
     end_of_journal = rig.writer.end
     assert rig.memory.claim(TYPE, OTHER, 1, lease_ms=LEASE_MS, bytes_max=9).jobs[0].id == id_
-    summary = rig.finisher.finish([end(flight, Result(200), children=[[child("x", b"1")]])])
+    summary = rig.finish([end(flight, Result(200), children=[[child("x", b"1")]])])
     assert (summary.children, summary.stale) == (0, {id_})
     assert rig.writer.end == end_of_journal
 
@@ -275,7 +276,7 @@ def test_when_the_journal_refuses_the_parents_run_again_and_the_others_are_done(
     parent, other = ids_of(flight)
     end(flight, Result(200), Result(200), children=[[child("x", b"1")], []])
     rig.refuse_children = True
-    summary = rig.finisher.finish([flight])
+    summary = rig.finish([flight])
     job = rig.job(parent)
     assert (job.status, job.error) == (statuses.RETRY_NO_JOURNAL, "planted in the journal")
     assert (state(rig, job), job.failures) == (State.DEFERRED, 0)
@@ -294,9 +295,9 @@ def test_children_that_were_refused_are_not_added_when_the_finish_is_tried_again
     rig.refuse_children = True
     rig.store.fail("finish")
     with pytest.raises(StoreUnavailable):
-        rig.finisher.finish([flight])
+        rig.finish([flight])
     rig.refuse_children = False
-    rig.finisher.finish([flight])
+    rig.finish([flight])
     rig.ingest_all()
     assert rig.job(parent).status == statuses.RETRY_NO_JOURNAL
     assert rig.memory.job(child_id(parent, 0)) is None
@@ -308,8 +309,8 @@ def test_children_are_journaled_once_however_often_the_finish_is_tried(rig: Rig)
     rig.store.fail("finish", times=3)
     for _ in range(3):
         with pytest.raises(StoreUnavailable):
-            rig.finisher.finish([flight])
-    rig.finisher.finish([flight])
+            rig.finish([flight])
+    rig.finish([flight])
     assert rig.events.count("journal") == 2  # the parent's request, and the children
 
 
@@ -320,14 +321,14 @@ def test_a_store_that_fails_before_the_children_are_journaled_leaves_them_for_la
     end(flight, Result(200), children=[[child("x", b"1")]])
     rig.store.fail("renew")
     with pytest.raises(StoreUnavailable):
-        rig.finisher.finish([flight])
-    assert rig.finisher.finish([flight]).children == 1
+        rig.finish([flight])
+    assert rig.finish([flight]).children == 1
 
 
 @pytest.mark.parametrize("data", [b"\xff\xfe\x00", b"\x80", "é\u2028".encode(), b'{"a":"\\"}', b""])
 def test_the_data_of_children_comes_back_byte_for_byte(rig: Rig, data: bytes) -> None:
     (flight,) = rig.launch(b"a", **OPTIONS)
-    rig.finisher.finish([end(flight, Result(200), children=[[child("x", data)]])])
+    rig.finish([end(flight, Result(200), children=[[child("x", data)]])])
     rig.ingest_all()
     assert rig.job(child_id(ids_of(flight)[0], 0)).data == data
 
@@ -335,7 +336,7 @@ def test_the_data_of_children_comes_back_byte_for_byte(rig: Rig, data: bytes) ->
 def test_a_child_belongs_to_the_client_of_its_parent(rig: Rig) -> None:
     rig.memory.put_handler(handler("mail", client="*"))
     (flight,) = rig.launch(b"a", type="tenant/mail")
-    rig.finisher.finish([end(flight, Result(200), children=[[child("mail", b"1")]])])
+    rig.finish([end(flight, Result(200), children=[[child("mail", b"1")]])])
     rig.ingest_all()
     assert rig.job(child_id(ids_of(flight)[0], 0)).type == "tenant/mail"
 
@@ -344,7 +345,7 @@ def test_the_children_of_several_runs_are_told_together(rig: Rig) -> None:
     flights = rig.launch(b"a", b"b", b"c", batch_size=1)
     for flight in flights:
         end(flight, Result(200), children=[[child("x", b"1"), child("x", b"2")]])
-    summary = rig.finisher.finish(flights)
+    summary = rig.finish(flights)
     assert summary.children == 6
     ids = [child_id(id_, n) for flight in flights for id_ in ids_of(flight) for n in (0, 1)]
     rig.ingest_all()
