@@ -303,13 +303,8 @@ def postgres_idle(bench: Bench) -> Result:
         cluster.put()
         cluster.nodes[0].add("drain", lines(EXEC_BATCH))  # they may be done before they are seen
         wait_until(lambda: cluster.count("ok") == EXEC_BATCH, "the jobs to be done")
-        name = cluster.url.rpartition("/")[2]
-        cluster.db.execute(f"ALTER DATABASE {name} SET log_min_duration_statement = 0".encode())
-        with server.connect() as db:  # the node opens its connection anew
-            db.execute(
-                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
-                " WHERE application_name = 'slimq'"
-            )
+        cluster.db.execute("ALTER SYSTEM SET log_min_duration_statement = 0")
+        cluster.db.execute("SELECT pg_reload_conf()")
         time.sleep(bench.seconds(REST_S))
         at, seconds = server.log.stat().st_size, bench.seconds(WATCH_S)
         time.sleep(seconds)

@@ -8,7 +8,7 @@ from typing import Any
 from slimq.core.limits import FREE_JOBS_MAX, PURGE_JOBS_MAX, RENEW_MS, SWEEP_MS
 from slimq.store.base import EngineStore, Freed, Node
 
-PURGE_MS = 10_000
+PURGE_MS = 30_000  # retention is hours or days: so much later is soon enough
 
 
 class Janitor:

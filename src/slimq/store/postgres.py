@@ -121,7 +121,7 @@ class PostgresStore:
         self._link.check()
 
     def facts(self) -> StoreFacts:
-        return self._link.read(postgres_facts.facts)
+        return self._link.once(postgres_facts.facts)
 
     # The engine.
 
