@@ -16,6 +16,8 @@ import apsw
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.append(str(ROOT / "examples"))  # where the PostgreSQL server is
+from postgres_server import NoPostgres, find_binaries  # noqa: E402
+
 _NO_DISK = {"tmpfs", "ramfs", "devtmpfs"}  # fdatasync does nothing there
 
 
@@ -47,6 +49,7 @@ def facts(folder: Path) -> dict[str, str]:
         "filesystem": filesystem_of(folder),
         "Python": f"{platform.python_implementation()} {platform.python_version()}",
         "apsw": f"{apsw.apsw_version()} with SQLite {apsw.sqlite_lib_version()}",
+        "PostgreSQL": _postgres(),
         "commit": _commit(),
         "date": f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC",
         "load before": " ".join(f"{load:.2f}" for load in os.getloadavg()),
@@ -59,6 +62,15 @@ def _cpu_model() -> str:
         if name.strip() == "model name":
             return value.strip()
     return platform.machine()
+
+
+def _postgres() -> str:
+    try:
+        program = find_binaries() / "postgres"
+    except NoPostgres:
+        return "none"
+    said = subprocess.run([program, "--version"], capture_output=True, text=True, check=True)
+    return said.stdout.split()[2]
 
 
 def _commit() -> str:

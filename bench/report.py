@@ -23,9 +23,13 @@ where there are several runs, whose range is given.
 
 
 def report(
-    results: Sequence[Mapping[str, Any]], facts: Mapping[str, str], about: Mapping[str, str]
+    results: Sequence[Mapping[str, Any]],
+    facts: Mapping[str, str],
+    about: Mapping[str, str],
+    left_out: Mapping[str, str],
 ) -> str:
-    """Return the page. `about` says of each workload what is measured."""
+    """Return the page. `about` says of each workload what is measured, `left_out` why it
+    could not be."""
     parts = [
         _HEAD,
         _table(["machine", ""], [[name, value] for name, value in facts.items()]),
@@ -33,6 +37,7 @@ def report(
         _table(["workload", "measured", "floor", "", "limit", "share", "runs"], _rows(results)),
         _NOTES,
         _below(results),
+        *[f"Not measured: {name}, because of this: {why}\n" for name, why in left_out.items()],
         "## Further figures\n",
         _table(["workload", "figure", "measured"], _further(results)),
         "## Limits\n",

@@ -4,8 +4,9 @@
     python bench/run.py accept_32 idle     these; writes nothing, unless --table says where
 
 A line of JSON for each workload goes to standard output when it is measured, what happens
-meanwhile to standard error. The exit code is 0 when everything was measured, also when a
-floor was missed: the lines and the table say so.
+meanwhile to standard error. Without a PostgreSQL its workloads are left out, and the table says
+why. The exit code is 0 when all others were measured, also when a floor was missed: the lines and
+the table say so.
 """
 
 from __future__ import annotations
@@ -15,14 +16,16 @@ import inspect
 import sys
 import time
 import traceback
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from bench import Bench
 from machine import ROOT, bench_folder, facts
+from postgres_server import NoPostgres
 from report import report
 from result import encode
-from workloads import WORKLOADS
+from workloads import WORKLOADS, Workload
 
 TABLE = ROOT / "docs" / "benchmarks.md"
 
@@ -33,31 +36,40 @@ def main() -> int:
     table = asked.table or (TABLE if not asked.workload and asked.scale == 1 else None)
     with bench_folder() as folder:
         about_machine = facts(folder)
-        results = _measure(names, Bench(folder, asked.scale))
+        workloads = {name: WORKLOADS[name] for name in names}
+        results, left_out = measure(workloads, Bench(folder, asked.scale))
     if table is not None and results:
         about = {name: inspect.getdoc(WORKLOADS[name]) or "" for name in names}
-        table.write_text(report(results, about_machine, about))
+        table.write_text(report(results, about_machine, about, left_out))
         _say(f"wrote {table.name}")
     missed = [each["workload"] for each in results if not each["met"]]
     _say(f"measured {len(results)} of {len(names)}; below floor: {', '.join(missed) or 'none'}")
-    return 0 if len(results) == len(names) else 1
+    return 0 if len(results) + len(left_out) == len(names) else 1
 
 
-def _measure(names: list[str], bench: Bench) -> list[dict[str, Any]]:
-    """Print a line for each workload; return those that could be measured."""
-    results = []
-    for name in names:
+def measure(
+    workloads: Mapping[str, Workload], bench: Bench
+) -> tuple[list[dict[str, Any]], dict[str, str]]:
+    """Print a line for each workload; return those that could be measured, and why others
+    cannot be here."""
+    results: list[dict[str, Any]] = []
+    left_out: dict[str, str] = {}
+    for name, workload in workloads.items():
         _say(f"{name} ...")
         start = time.monotonic()
         try:
-            line = WORKLOADS[name](bench).line()
+            line = workload(bench).line()
+        except NoPostgres as reason:
+            left_out[name] = str(reason)
+            _say(f"without {name}: {reason}")
+            continue
         except Exception:  # the others are measured all the same
             traceback.print_exc()
             continue
         print(encode(line), flush=True)
         _say(f"{name}: {time.monotonic() - start:.0f} s")
         results.append(line)
-    return results
+    return results, left_out
 
 
 def _arguments() -> argparse.Namespace:

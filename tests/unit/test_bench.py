@@ -12,6 +12,8 @@ from typing import Any
 
 import pytest
 
+from postgres_kit import Server
+
 BENCH = Path(__file__).resolve().parents[2] / "bench"
 
 
@@ -78,7 +80,7 @@ def test_a_workload_is_met_only_when_all_of_its_floors_are() -> None:
 
 def test_the_table_has_floor_limit_share_and_runs_beside_each_figure() -> None:
     line = rates(2_500_000, 2_000_000, [1e7])
-    page = report.report([line], {"CPU": "two cores"}, {"accept": "What\n    it is."})
+    page = report.report([line], {"CPU": "two cores"}, {"accept": "What\n    it is."}, {})
     measured = "**2,500,000 lines/s**"
     limit = "10,000,000: limit 1e+07"
     runs = "3: 2,250,000 to 2,750,000"
@@ -91,7 +93,7 @@ def test_the_table_has_floor_limit_share_and_runs_beside_each_figure() -> None:
 
 def test_the_table_says_plainly_what_is_below_its_floor() -> None:
     lines = [rates(1_000_000, 2_000_000, [1e7]), rates(20_000, 15_000, [1e5], p99_ms=25)]
-    page = report.report(lines, {}, {"accept": ""})
+    page = report.report(lines, {}, {"accept": ""}, {})
     assert "**Below their floor: accept, accept.**" in page
     below = [row[:4] for row in rows_of(page) if "**below floor**" in row]
     assert below == [
@@ -100,9 +102,38 @@ def test_the_table_says_plainly_what_is_below_its_floor() -> None:
     ]
 
 
+def test_the_table_says_what_was_left_out_and_why() -> None:
+    line = rates(2_500_000, 2_000_000, [1e7])
+    page = report.report([line], {}, {"accept": ""}, {"postgres_idle": "no server"})
+    assert "Not measured: postgres_idle, because of this: no server" in page
+
+
+WITHOUT_SERVER = """
+import run, result
+from postgres_server import NoPostgres
+
+def absent(bench):
+    raise NoPostgres("no server")
+
+def there(bench):
+    return result.Result("there", result.Figure(2, "s"), [result.Limit(1, "x")], [2])
+
+results, left_out = run.measure({"absent": absent, "there": there}, None)
+assert [each["workload"] for each in results] == ["there"]
+assert left_out == {"absent": "no server"}
+"""
+
+
+def test_what_needs_a_server_is_left_out_where_there_is_none_and_the_reason_is_said() -> None:
+    command = [sys.executable, "-c", WITHOUT_SERVER]
+    ran = subprocess.run(command, cwd=BENCH, capture_output=True, text=True, timeout=60)
+    assert ran.returncode == 0, ran.stderr
+    assert "without absent: no server" in ran.stderr
+
+
 def run(*words: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, str(BENCH / "run.py"), *words]
-    return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    return subprocess.run(command, capture_output=True, text=True, timeout=100, check=False)
 
 
 def test_a_short_run_prints_a_line_for_each_workload_and_writes_the_table(tmp_path: Path) -> None:
@@ -117,6 +148,15 @@ def test_a_short_run_prints_a_line_for_each_workload_and_writes_the_table(tmp_pa
         assert line["limit"] > 0
         assert {"unit", "floor", "met", "limit_is", "ratio", "runs"} <= line.keys()
     assert {row[0] for row in rows_of(table.read_text())} >= set(names)
+
+
+@pytest.mark.parametrize("what", ["ingest", "drain", "backlog", "bloat", "takeover", "idle"])
+def test_a_short_run_measures_postgres(postgres: Server, what: str) -> None:
+    ran = run(f"postgres_{what}", "--scale", "0.001")
+    assert ran.returncode == 0, ran.stderr
+    line = json.loads(ran.stdout)
+    assert line["workload"] == f"postgres_{what}"
+    assert {"unit", "floor", "met", "limit_is", "ratio", "runs"} <= line.keys()
 
 
 @pytest.mark.parametrize("words", [["accept_33"], ["--scale", "much"]])
