@@ -191,7 +191,7 @@ def postgres_backlog(bench: Bench) -> Result:
 
     `--scale 5` lets 5,000,000 wait. The limit is 100: that nothing changes.
     """
-    few, many = bench.jobs(FEW), bench.jobs(MANY)
+    few, many = min(FEW, bench.jobs(FEW)), bench.jobs(MANY)
     with (
         a_server(bench) as server,
         a_cluster(bench, server) as small,
