@@ -6,7 +6,7 @@ import errno
 from pathlib import Path
 
 import pytest
-from journal_kit import MIB, Bench
+from journal_kit import MIB, Bench, FaultyDisk
 
 from slimq.errors import DiskFull, FolderUnusable, JournalFailed
 from slimq.journal.append import Append
@@ -259,6 +259,44 @@ def test_a_disk_that_fails_at_start_is_an_unusable_folder_and_leaks_nothing(
             continue
         assert bench.read() == [b"one\n"]
         bench.writer.close()
+
+
+class UnreadableDisk(FaultyDisk):
+    """Fails the reads, too, that a start or an ingest makes."""
+
+    def pread(self, file: int, size: int, offset: int) -> bytes:
+        self._call("pread")
+        return super().pread(file, size, offset)
+
+
+def test_a_read_that_fails_is_said_and_loses_nothing_once_the_disk_can_be_read(
+    tmp_path: Path,
+) -> None:
+    dry = _bench(tmp_path / "journal")
+    dry.writer.open()
+    life = Life(dry)
+    life.run()
+    dry.writer.close()
+    said = 0
+    for nth in range(1, 20):
+        bench = _bench(dry.path)
+        bench.disk = UnreadableDisk()
+        bench.disk.only = ("pread",)
+        bench.writer = bench.new_writer()
+        bench.disk.fail(nth, times=1)
+        try:
+            bench.writer.open()
+            bench.read()
+        except (FolderUnusable, JournalFailed):
+            said += 1
+            bench.writer.close()
+            bench.writer = bench.new_writer()
+            bench.writer.open()
+        bench.disk.heal()
+        assert bench.read() == life.acknowledged, nth
+        assert not list(bench.path.glob("quarantine/*")), "what cannot be read is not damage"
+        bench.writer.close()
+    assert said > 5
 
 
 def test_each_refusal_is_a_new_error(bench: Bench) -> None:
