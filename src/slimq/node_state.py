@@ -29,11 +29,13 @@ class StateFile:
         self._path = path
 
     def read(self) -> NodeState:
-        """Raises FolderUnusable for a file that no slimq wrote."""
+        """Raises FolderUnusable for a file that no slimq wrote, or that cannot be read."""
         try:
             return msgspec.json.decode(self._path.read_bytes(), type=NodeState)
         except FileNotFoundError:
             return NodeState()
+        except OSError as error:
+            raise FolderUnusable(f"{self._path} cannot be read: {error.strerror}") from error
         except msgspec.DecodeError as error:
             raise FolderUnusable(
                 f"{self._path} is damaged ({error}); delete it: the jobs of the last boot then "
@@ -82,24 +84,31 @@ class StopFlag:
 
 
 def kept_secret(path: Path, chance: Chance) -> str:
-    """Return the signing secret of a data folder, made at the first call. Several workers
-    may call at once: the first one's is taken, as a whole. Raises OSError."""
-    if not path.exists():
-        secret = "whsec_" + base64.b64encode(chance.token(32)).decode()
-        new = path.with_name(f"{path.name}.{os.getpid()}")
-        with open(new, "w", opener=lambda p, f: os.open(p, f, 0o600)) as file:
-            file.write(secret + "\n")
-            file.flush()
-            os.fsync(file.fileno())
-        with suppress(FileExistsError):
-            path.hardlink_to(new)
-        new.unlink()
-    return path.read_text().strip()
+    """Return the signing secret of a data folder, made at the first call, durably. Several
+    workers may call at once: the first one's is taken, as a whole. Raises DiskFull,
+    FolderUnusable."""
+    with _said_with(path):
+        if not path.exists():
+            _make_secret(path, chance)
+        return path.read_text().strip()
+
+
+def _make_secret(path: Path, chance: Chance) -> None:
+    secret = "whsec_" + base64.b64encode(chance.token(32)).decode()
+    new = path.with_name(f"{path.name}.{os.getpid()}")
+    with open(new, "w", opener=lambda p, f: os.open(p, f, 0o600)) as file:
+        file.write(secret + "\n")
+        file.flush()
+        os.fsync(file.fileno())
+    with suppress(FileExistsError):
+        path.hardlink_to(new)
+    new.unlink()
+    _sync_folder(path.parent)
 
 
 @contextmanager
 def _said_with(path: Path) -> Iterator[None]:
-    """Raise DiskFull or FolderUnusable for what the system says of a write."""
+    """Raise DiskFull or FolderUnusable for what the system says of a change."""
     try:
         yield
     except OSError as error:

@@ -12,10 +12,11 @@ from pathlib import Path
 import pytest
 from node_kit import ECHO, Answer, Node, wait_until
 
+from postgres_kit import outcome_without
+from proof_kit import Proof
 from slimq.core.limits import RESERVE_BYTES
 
 DISK_BYTES = 4 * RESERVE_BYTES  # tmpfs keeps it in memory
-CYCLES = 3
 
 
 @pytest.fixture
@@ -26,16 +27,17 @@ def disk(tmp_path: Path) -> Iterator[Path]:
 
 @contextmanager
 def small_disk(path: Path, size: int) -> Iterator[Path]:
-    """A file system of so many bytes; the test is skipped where none can be mounted."""
+    """A file system of so many bytes; where none can be mounted the test is skipped,
+    and fails where CI is set."""
     path.mkdir()
     command = ["mount", "-t", "tmpfs", "-o", f"size={size},mode=700", "slimq-test", str(path)]
     try:
         mounted = subprocess.run(command, capture_output=True, text=True, timeout=30)
     except FileNotFoundError:
-        pytest.skip("there is no command to mount a small disk with")
+        raise outcome_without("no command to mount a small disk with", os.environ) from None
     if mounted.returncode != 0:
         said, _, _ = mounted.stderr.partition("\n")
-        pytest.skip(f"a small disk cannot be mounted here: {said}")
+        raise outcome_without(f"a small disk cannot be mounted here: {said}", os.environ)
     try:
         yield path
     finally:
@@ -211,14 +213,18 @@ class Caller(threading.Thread):
         wait_until(lambda: self.refused > before, "it refuses")
 
 
-def test_filling_and_emptying_the_disk_again_and_again_loses_nothing(disk: Path) -> None:
+@pytest.mark.proof("T6")
+def test_filling_and_emptying_the_disk_again_and_again_loses_nothing(
+    disk: Path, proof: Proof
+) -> None:
+    cycles = proof.size(submission=3, release=100)
     with Node(disk, SLIMQ_JOURNAL__RETAIN="0ms") as node:
         node.put("echo", lang="exec", body=ECHO)
         caller = Caller(node)
         caller.start()
         try:
             caller.is_accepted(30)
-            for _ in range(CYCLES):
+            for _ in range(cycles):
                 fill(disk)
                 caller.is_refused()
                 empty(disk)
@@ -231,6 +237,7 @@ def test_filling_and_emptying_the_disk_again_and_again_loses_nothing(disk: Path)
         assert len(ok) == len(caller.acked)
         assert set(ok) == set(caller.acked)
         assert node.quit() == 0
+    proof.report(cycles=cycles, accepted=len(ok), lost=0)
 
 
 def test_accepting_goes_on_while_only_the_disk_of_the_store_is_full(

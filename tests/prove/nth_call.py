@@ -1,10 +1,11 @@
-"""Run a command and kill it, as SIGKILL does, at its N-th system call that changes a folder,
-or says something to a database.
+"""Run a command, and kill it as SIGKILL does at its N-th system call that changes a folder or
+says something to a database; or let that call fail, or that and all after it.
 
-`python nth_call.py N FOLDER COMMAND...`. The call is not made: what the disk holds is what the
-calls before it did. All threads count together, which strace cannot do. A filter in the kernel
-stops the command at such calls only, so that it is hardly slower than without. The exit code is
-that of the command (-9: it was killed); the file FOLDER/../calls says how many such calls it made.
+`python nth_call.py N kill|ERROR|ERROR+ FOLDER COMMAND...`, ERROR being a number. The call is not
+made: what the disk holds is what the calls before it did. All threads count together, which
+strace cannot do. A filter in the kernel stops the command at such calls only, so that it is
+hardly slower than without. The exit code is that of the command (-9: it was killed); the file
+FOLDER/../calls says how many such calls it made.
 """
 
 from __future__ import annotations
@@ -36,10 +37,11 @@ BY_PATH = ("rename", "mkdir", "unlink")  # the first argument is a path
 BY_FOLDER = ("mkdirat", "openat", "unlinkat", "renameat", "renameat2")
 TO_SECOND = ("copy_file_range",)  # the third argument is the file that is written
 
-_CONT, _SETOPTIONS, _GETEVENTMSG, _SEIZE, _CALL_INFO = 7, 0x4200, 0x4201, 0x4206, 0x420E
+_CONT, _GETREGS, _SETREGS, _SEIZE, _CALL_INFO = 7, 12, 13, 0x4206, 0x420E
+_RESULT_REGISTER, _CALL_REGISTER = 10, 15  # of x86_64
 _FORK, _VFORK, _CLONE, _EXEC, _SECCOMP, _EXITKILL = 1 << 1, 1 << 2, 1 << 3, 1 << 4, 1 << 7, 1 << 20
 _OPTIONS = _FORK | _VFORK | _CLONE | _EXEC | _SECCOMP | _EXITKILL
-_SECCOMP_EVENT, _STOP_EVENT = 7, 128
+_SECCOMP_EVENT = 7
 _PR_SET_SECCOMP, _PR_SET_NO_NEW_PRIVS = 22, 38
 _LOAD, _EQUAL, _RETURN = 0x20, 0x15, 0x06
 _TRACE, _ALLOW = 0x7FF00000, 0x7FFF0000
@@ -70,9 +72,12 @@ def _stop_at(numbers: list[int]) -> None:
 
 
 class Tracer:
-    def __init__(self, folder: Path, kill_at: int) -> None:
+    def __init__(self, folder: Path, hit: int, fault: str) -> None:
         self._folder = str(folder)
-        self._kill_at = kill_at
+        self._hit = hit
+        self._kills = fault == "kill"
+        self._goes_on = fault.endswith("+")
+        self._error = 0 if self._kills else int(fault.rstrip("+"))
         self._names = {number: name for name, number in CALLS[platform.machine()].items()}
         self._root = 0
         self.count = 0
@@ -101,12 +106,22 @@ class Tracer:
         try:
             if event == _SECCOMP_EVENT and self._changes(pid):
                 self.count += 1
-                if self.count == self._kill_at:
-                    os.kill(self._root, signal.SIGKILL)
+                if self.count == self._hit or (self._goes_on and self.count > self._hit):
+                    self._strike(pid)
             is_signal = event == 0
             _ptrace(_CONT, pid, 0, number if is_signal else 0)
         except ProcessLookupError:
             pass  # it was killed
+
+    def _strike(self, pid: int) -> None:
+        if self._kills:
+            os.kill(self._root, signal.SIGKILL)
+            return
+        registers = (ctypes.c_ulonglong * 27)()
+        _ptrace(_GETREGS, pid, 0, registers)
+        registers[_CALL_REGISTER] = 2**64 - 1  # no call
+        registers[_RESULT_REGISTER] = 2**64 - self._error
+        _ptrace(_SETREGS, pid, 0, registers)
 
     def _changes(self, pid: int) -> bool:
         """Return whether a call is one of the process itself that changes the folder."""
@@ -153,7 +168,8 @@ def _text(pid: int, address: int) -> str:
 
 
 if __name__ == "__main__":
-    tracer = Tracer(Path(sys.argv[2]), int(sys.argv[1]))
-    code = tracer.run(sys.argv[3:])
-    Path(sys.argv[2]).with_name("calls").write_text(f"{tracer.count}")
+    folder = Path(sys.argv[3])
+    tracer = Tracer(folder, int(sys.argv[1]), sys.argv[2])
+    code = tracer.run(sys.argv[4:])
+    folder.with_name("calls").write_text(f"{tracer.count}")
     sys.exit(code & 0xFF)

@@ -66,7 +66,7 @@ class Life:
         shutil.rmtree(place, ignore_errors=True)
         shutil.copytree(self._folder / "prepared", place)
         self._url = self._copy_store()
-        prefix = [sys.executable, str(TRACER), str(call), str(place / "data")]
+        prefix = [sys.executable, str(TRACER), str(call), "kill", str(place / "data")]
         sent: list[Request] = []
         try:
             with Node(place, prefix=prefix, **self._settings()) as node:

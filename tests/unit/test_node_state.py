@@ -64,3 +64,12 @@ def test_the_state_of_an_earlier_version_is_read(tmp_path: Path) -> None:
     path = tmp_path / "node.json"
     path.write_text('{"former":["nodeAAAA"],"stopped":false}')
     assert StateFile(path).read() == NodeState(["nodeAAAA"])
+
+
+def test_what_cannot_be_kept_or_read_is_an_unusable_folder(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    (tmp_path / "node.json").mkdir()
+    with pytest.raises(FolderUnusable, match=r"webhook\.secret cannot be written"):
+        kept_secret(tmp_path / "file" / "webhook.secret", SystemChance())
+    with pytest.raises(FolderUnusable, match=r"node\.json cannot be read"):
+        StateFile(tmp_path / "node.json").read()

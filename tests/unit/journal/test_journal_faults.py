@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from journal_kit import MIB, Bench, FaultyDisk
 
+from proof_kit import Proof
 from slimq.errors import DiskFull, FolderUnusable, JournalFailed
 from slimq.journal.append import Append
 
@@ -63,10 +64,11 @@ def _calls_of_a_life(path: Path) -> int:
     return bench.disk.count - before
 
 
+@pytest.mark.proof("T7")
 @pytest.mark.parametrize("error", [errno.EIO, errno.ENOSPC])
 @pytest.mark.parametrize("times", [1, 2, 3, 1 << 30])
 def test_after_a_fault_at_any_call_exactly_the_acknowledged_is_read(
-    tmp_path: Path, error: int, times: int
+    tmp_path: Path, proof: Proof, error: int, times: int
 ) -> None:
     calls = _calls_of_a_life(tmp_path / "dry")
     assert calls > 40
@@ -92,6 +94,7 @@ def test_after_a_fault_at_any_call_exactly_the_acknowledged_is_read(
         assert bench.read() == life.acknowledged, nth
         bench.writer.close()
     assert refusals == 0 if times == 1 else refusals > 0
+    proof.report(faults=calls, lost=0)
 
 
 def test_one_failed_call_alone_refuses_nothing(tmp_path: Path) -> None:
