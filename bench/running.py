@@ -10,10 +10,12 @@ from typing import Any
 
 import limits
 from bench import Bench, in_turns, tell
+from contexts import measure
 from load import lines
 from node import Node
 from result import Figure, Limit, Result, of_runs
 
+FUNCTION = "def handler(event, context): return None\n"
 COMMAND = ("sed", "s/^.*/200/")
 EXEC_BATCH = 1000
 HTTP_BATCH = 100
@@ -55,6 +57,48 @@ def exec_batch(bench: Bench) -> Result:
         [
             Figure(cpu, "µs", name="node CPU"),
             Figure(default, "jobs/s", name="batches of 100, the default (one run)"),
+        ],
+    )
+
+
+def function_batch(bench: Bench) -> Result:
+    """100,000 jobs of 100 bytes in one `POST /add`, run by a Python function in batches of 1,000,
+    in its sandbox: from the first byte sent until the last one is done in the store.
+
+    The context is warm before the first run. The limits, in turns with the runs, are the same rows
+    inserted, claimed and finished by apsw in transactions of 1,000, and the same function called in
+    a loop with the same lines. `node CPU` is the processor time of the node, without its contexts,
+    for one job. `one job and back` is that of a warm context without a node around it.
+    """
+    body = lines(bench.jobs(100_000))
+    with bench.limits_folder() as folder, bench.node() as node:
+        way = Way(node, body, "python", FUNCTION)
+        way.rate(batch_size=EXEC_BATCH)
+        samples, rows, called = in_turns(
+            bench.runs(RUNS),
+            lambda: way.rate(batch_size=EXEC_BATCH),
+            lambda: limits.row_batches(folder, body),
+            lambda: limits.calls(FUNCTION, body),
+        )
+        cpu = median(way.cpu)
+        hundred = way.rate(batch_size=HTTP_BATCH)
+    with bench.limits_folder() as folder:
+        alone = measure(FUNCTION, folder, bench.jobs(3_000), bench.runs(20))
+    return Result(
+        "function_batch",
+        of_runs(samples, "jobs/s", 150_000),
+        [
+            Limit(median(rows), _ROWS),
+            Limit(median(called), "the same function called in a loop"),
+        ],
+        samples,
+        [
+            Figure(cpu, "µs", name="node CPU"),
+            Figure(hundred, "jobs/s", 80_000, name="batches of 100 (one run)"),
+            Figure(alone.round_trip_us, "µs", 100, lower=True, name="one job and back, warm, p50"),
+            Figure(alone.cold_start_ms, "ms", 60, lower=True, name="cold start, sandboxed, p50"),
+            Figure(alone.rate_100, "jobs/s", name="context alone, batches of 100"),
+            Figure(alone.rate_1000, "jobs/s", name="context alone, batches of 1,000"),
         ],
     )
 

@@ -16,7 +16,7 @@ from postgres import (
 )
 from resting import idle, start_latency
 from result import Result
-from running import exec_batch, http_batch100, http_single
+from running import exec_batch, function_batch, http_batch100, http_single
 from waiting import drain_backlog, types_10000
 
 Workload = Callable[[Bench], Result]
@@ -27,6 +27,7 @@ WORKLOADS: dict[str, Workload] = {
         accept_bulk,
         accept_32,
         exec_batch,
+        function_batch,
         http_single,
         http_batch100,
         start_latency,
