@@ -33,7 +33,6 @@ class Rig(NamedTuple):
 
 RIGS = [
     Rig("bubblewrap", "bwrap", "the sandbox of functions, and every way out of it"),
-    Rig("strace", "strace", "kills and failures at every single system call"),
     Rig("iproute2", "ip", "machines in small: cut cables between nodes"),
     Rig("libfaketime", "usr/lib/*/faketime/libfaketime.so.1", "nodes whose clocks are wrong"),
     Rig("e2fsprogs", "mkfs.ext4", "power cuts on a real file system"),
