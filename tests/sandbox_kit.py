@@ -139,6 +139,12 @@ def running(mark: str) -> list[int]:
     return found
 
 
+def folders_of(groups: ControlGroups) -> set[Path]:
+    """Return the control groups of this process that there are."""
+    names = f"slimq-{os.getpid()}-*"
+    return {folder for tree in groups.trees for folder in tree.folder.glob(names)}
+
+
 def wait_until(condition: Callable[[], bool]) -> None:
     deadline = time.monotonic() + DEADLINE_S
     while not condition():

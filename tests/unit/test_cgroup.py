@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from sandbox_kit import need, wait_until
+from sandbox_kit import folders_of, need, wait_until
 from slimq.system.cgroup import OWN_LEAF, Bounds, ControlGroups, find_trees
 
 BOUNDS = Bounds(memory_bytes=1 << 20, processes=10, cores=0.5)
@@ -126,8 +126,7 @@ def test_a_real_group_kills_what_is_in_it_and_goes() -> None:
 def test_a_bound_that_cannot_be_written_makes_no_group(tmp_path: Path) -> None:
     groups = ControlGroups()
     need("memory" in groups.bounded, "no memory group can be made here")
+    before = folders_of(groups)
     with pytest.raises(OSError, match="Invalid argument"):
         groups.make(BOUNDS._replace(memory_bytes=-7))
-    assert not [
-        group for tree in groups.trees for group in tree.folder.glob(f"slimq-{os.getpid()}-*")
-    ]
+    assert folders_of(groups) <= before
