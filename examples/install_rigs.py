@@ -32,6 +32,7 @@ class Rig(NamedTuple):
 
 
 RIGS = [
+    Rig("libseccomp2", "usr/lib/*/libseccomp.so.2", "that the filter of system calls means them"),
     Rig("bubblewrap", "bwrap", "the sandbox of functions, and every way out of it"),
     Rig("iproute2", "ip", "machines in small: cut cables between nodes"),
     Rig("libfaketime", "usr/lib/*/faketime/libfaketime.so.1", "nodes whose clocks are wrong"),
