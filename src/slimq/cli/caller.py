@@ -13,7 +13,7 @@ import click
 from slimq.errors import Refused, Unreachable
 from slimq.system.log import MALFORMED_URL, redact_url
 
-DEFAULT_URL = "http://127.0.0.1:3001"
+EXAMPLE_URL = "http://127.0.0.1:3001"
 ANSWER_TIMEOUT_S = 90.0  # longer than the longest wait for a job
 _OK = range(200, 300)
 _ANY_BYTES = "surrogateescape"  # how Python holds words that are not UTF-8: the node refuses them
@@ -34,7 +34,7 @@ class Caller:
     def __init__(self, url: str, *, timeout_s: float = ANSWER_TIMEOUT_S) -> None:
         self.url = redact_url(url).rstrip("/")
         if self.url == MALFORMED_URL or self.url != url.rstrip("/"):
-            raise click.UsageError(f"--url (SLIMQ_URL): write it like {DEFAULT_URL}")
+            raise click.UsageError(f"--url (SLIMQ_URL): write it like {EXAMPLE_URL}")
         self._parts = urlsplit(self.url)
         self._timeout_s = timeout_s
 

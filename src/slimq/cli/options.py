@@ -10,7 +10,7 @@ from typing import Any
 
 import click
 
-from slimq.cli.caller import DEFAULT_URL, Caller
+from slimq.cli.caller import Caller
 from slimq.config import DEFAULT_FOLDER, SANDBOX_OFF, Config, load
 from slimq.core.jobtype import DEFAULT_CLIENT, EVERY_CLIENT
 from slimq.core.limits import LIST_MAX
@@ -18,19 +18,24 @@ from slimq.core.limits import LIST_MAX
 Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
 
 
-def _to_caller(context: click.Context, parameter: click.Parameter, url: str) -> Caller:
-    return Caller(url)
+def _to_caller(context: click.Context, parameter: click.Parameter, url: str | None) -> Caller:
+    return Caller(_url_here() if url is None else url)
+
+
+def _url_here() -> str:
+    """Return where a node listens that is started here: as the configuration says."""
+    server = load({}, os.environ, DEFAULT_FOLDER, None).server
+    host = f"[{server.host}]" if ":" in server.host else server.host
+    return f"http://{host}:{server.port}"
 
 
 node_option: Decorator = click.option(
     "--url",
     "node",
-    default=DEFAULT_URL,
     envvar="SLIMQ_URL",
-    show_default=True,
     show_envvar=True,
     callback=_to_caller,
-    help="Address of the node.",
+    help="Address of the node; if not given, what the configuration here says.",
 )
 
 client_option: Decorator = click.option(

@@ -40,6 +40,19 @@ def test_without_a_node_the_command_says_how_to_start_one(
     )
 
 
+def test_without_an_address_the_configuration_says_where_the_node_is(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    port = free_port()
+    monkeypatch.setenv("SLIMQ_SERVER__HOST", "::1")
+    monkeypatch.setenv("SLIMQ_SERVER__PORT", str(port))
+    assert run(["status"]) == 6
+    assert f"cannot reach http://[::1]:{port} " in capsys.readouterr().err
+    monkeypatch.setenv("SLIMQ_SERVER__PORT", "many")
+    assert run(["status"]) == 2
+    assert "SLIMQ_SERVER__PORT" in capsys.readouterr().err
+
+
 def test_a_host_that_does_not_exist_is_unreachable(capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["status", "--url", "http://no-such-host.invalid:1"]) == 6
     assert capsys.readouterr().err.count("\n") == 1
