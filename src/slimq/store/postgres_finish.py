@@ -102,7 +102,8 @@ def finish(
     lost: set[str] = set()
     over = [each for each in ended if each.move.lock == DONE]
     if over:
-        lost.update(tx.one(_END, _columns(lock, over, shard))[0] or ())
+        # Planned anew: a plan that was made while few jobs were there would read all of them.
+        lost.update(tx.one(_END, _columns(lock, over, shard), prepare=False)[0] or ())
     on = [each for each in ended if each.move.lock == FREE]
     heads = _go_on(tx, lock, on, lost, shard) if on else {}
     if stale or lost:

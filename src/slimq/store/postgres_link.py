@@ -1,8 +1,8 @@
 """The connection of a PostgreSQL store: opened when needed, healed by itself.
 
 Nothing depends on the session: no temporary tables, no session locks, no settings that
-outlive a transaction. So a pooler that gives each transaction another session (PgBouncer)
-may stand between, and a connection that breaks is replaced by the next call.
+outlive a transaction but those that make plans. So a pooler that gives each transaction another
+session (PgBouncer) may stand between, and a connection that breaks is replaced by the next call.
 
 Every trouble with the server is a StoreUnavailable; one that waiting does not heal says so.
 A transaction that met another one (deadlock) is run again.
@@ -54,6 +54,10 @@ _READ = (
     "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; "
     "SET LOCAL statement_timeout = {0}; SET LOCAL jit = off"
 )
+# The plan of a prepared statement stays. One that is made while nothing waits would read the
+# whole table, which is a page then; beside a backlog it would do so for every batch. This is for
+# speed alone: without it, as behind a pooler, nothing is prepared either.
+_BY_INDEX = "SET enable_seqscan = off; SET jit = off"
 _MEETINGS = (errors.DeadlockDetected, errors.SerializationFailure)
 _NOT_PREPARED = (errors.InvalidSqlStatementName, errors.DuplicatePreparedStatement)
 # The server refuses, and a new connection may find it changed.
@@ -323,6 +327,8 @@ class PostgresLink:
             # A pooler is between. In the session of another, the name of our prepared
             # statement may be that of his.
             db.prepare_threshold = None
+        else:
+            db.execute(_BY_INDEX)
 
     def _lasting(self, why: str) -> StoreUnavailable:
         refusal = self._cannot(why)

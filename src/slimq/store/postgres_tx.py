@@ -31,10 +31,11 @@ class Tx(NamedTuple):
         cursor = self.db.cursor(binary=True)
         return cursor.execute(query.encode(), _bound(values)).fetchall()
 
-    def one(self, query: str, values: Values = ()) -> Any:
-        """Return the first row, or None."""
+    def one(self, query: str, values: Values = (), *, prepare: bool | None = None) -> Any:
+        """Return the first row, or None. With `prepare` False the statement is planned anew,
+        for these values."""
         cursor = self.db.cursor(binary=True)
-        return cursor.execute(query.encode(), _bound(values)).fetchone()
+        return cursor.execute(query.encode(), _bound(values), prepare=prepare).fetchone()
 
     def do(self, query: str, values: Values = ()) -> int:
         """Return how many rows were changed."""

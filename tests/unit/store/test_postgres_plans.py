@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, closing
 from itertools import chain, count
 
+import psycopg
 import pytest
 from postgres_plan_kit import Plan, Watched, with_settings
 
@@ -133,6 +134,32 @@ def test_no_statement_of_the_engine_reads_all_jobs_or_loops_in_a_loop(
     assert any("INSERT INTO slimq.done" in plan.query for plan in plans)
     for plan in plans:
         assert not costly(plan, limit), f"{costly(plan, limit)}: {plan.query}"
+
+
+@pytest.mark.parametrize("known", ["ANALYZE", "VACUUM ANALYZE"])
+def test_what_was_planned_while_nothing_waited_reads_no_more_when_much_does(
+    postgres: Server, database: str, known: str
+):
+    with closing(open_store(database)) as store:
+        store.check()  # makes the schema
+    watched = Watched(postgres, database)
+    with closing(open_store(watched.url({}))) as store, psycopg.connect(database) as db:
+        db.autocommit = True
+        for _ in range(2):
+            for _ in range(8):
+                add(store, 10)
+                end(store, claim(store, 10))
+            db.execute(f"{known} slimq.job".encode())
+        add(store, 10)
+        end(store, claim(store, 10))
+        add(store, 5000)
+        watched.forget()
+        for _ in range(3):
+            end(store, claim(store, 10))
+    plans = [plan for plan in watched.plans() if "slimq." in plan.query]
+    assert len(plans) >= 6
+    for plan in plans:
+        assert not costly(plan, 10), f"{costly(plan, 10)}: {plan.query}"
 
 
 @PLANNED
