@@ -6,6 +6,7 @@ then anything: all, nothing, some writes and not others, or some sectors of a wr
 
 from __future__ import annotations
 
+import errno
 import os
 import random
 import shutil
@@ -14,7 +15,7 @@ import sys
 import tempfile
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from logged_disk import FLUSH, NAME, WRITE, Entry, read_log
@@ -154,14 +155,23 @@ def copy_sparse(source: Path, target: Path) -> None:
     with source.open("rb") as old, target.open("wb") as new:
         size = os.fstat(old.fileno()).st_size
         new.truncate(size)
-        start = 0
-        with suppress(OSError):  # ENXIO: there is no more data
-            while start < size:
-                start = os.lseek(old.fileno(), start, os.SEEK_DATA)
-                end = os.lseek(old.fileno(), start, os.SEEK_HOLE)
-                os.lseek(new.fileno(), start, os.SEEK_SET)
-                while start < end:
-                    start += os.sendfile(new.fileno(), old.fileno(), start, end - start)
+        end = 0
+        while (start := _next_data(old.fileno(), end)) is not None:
+            end = os.lseek(old.fileno(), start, os.SEEK_HOLE)
+            os.lseek(new.fileno(), start, os.SEEK_SET)
+            while start < end:
+                copied = os.sendfile(new.fileno(), old.fileno(), start, end - start)
+                assert copied > 0, "the copy is short"
+                start += copied
+
+
+def _next_data(file: int, start: int) -> int | None:
+    try:
+        return os.lseek(file, start, os.SEEK_DATA)
+    except OSError as error:
+        if error.errno != errno.ENXIO:
+            raise
+        return None  # there is no more
 
 
 @contextmanager
