@@ -6,6 +6,7 @@ then anything: all, nothing, some writes and not others, or some sectors of a wr
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import os
 import random
@@ -26,6 +27,8 @@ from postgres_kit import memory, outcome_without
 DISK_BYTES = 96 << 20  # the journal's reserve is 16 MiB
 SECTOR = 512
 TOOLS = ("mkfs.ext4", "e2fsck", "losetup", "mount", "umount")
+_NEW_MOUNTS = 0x20000  # CLONE_NEWNS
+_libc = ctypes.CDLL(None, use_errno=True)
 LEFT = ("all", "none", "some", "torn")
 
 
@@ -71,9 +74,32 @@ def need_disks() -> None:
 
 @contextmanager
 def scratch() -> Iterator[Path]:
-    """A folder that is in memory, if possible: the disks of these tests are not real ones."""
-    with tempfile.TemporaryDirectory(prefix="slimq-disk-", dir=memory()) as folder:
+    """A folder that is in memory, if possible: the disks of these tests are not real ones.
+    What is mounted meanwhile is mounted for this process, and those that it starts, only."""
+    with (
+        tempfile.TemporaryDirectory(prefix="slimq-disk-", dir=memory()) as folder,
+        own_mounts(),
+    ):
         yield Path(folder)
+
+
+@contextmanager
+def own_mounts() -> Iterator[None]:
+    """Let no other process see what is mounted. One that copied it (as each sandbox does) would
+    keep a file system alive that is unmounted here, and its disk is the next image then."""
+    before = os.open("/proc/self/ns/mnt", os.O_RDONLY)
+    try:
+        _done(_libc.unshare(_NEW_MOUNTS))
+        run("mount", "--make-rprivate", "/")
+        yield
+    finally:
+        _done(_libc.setns(before, _NEW_MOUNTS))
+        os.close(before)
+
+
+def _done(code: int) -> None:
+    if code != 0:
+        raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
 
 
 class Disk:
@@ -131,6 +157,7 @@ class Images:
             for entry in self.log[self._done : safe]:
                 _write(file.fileno(), entry.offset, entry.data)
             self._done = max(self._done, safe)
+        path.unlink(missing_ok=True)  # another file gets another loop device
         copy_sparse(self._safe, path)
         with path.open("r+b") as file:
             for entry in self.log[safe:cut]:

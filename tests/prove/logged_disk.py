@@ -19,6 +19,7 @@ import struct
 import sys
 import time
 from collections.abc import Iterator
+from io import FileIO
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
@@ -57,7 +58,7 @@ def read_log(path: Path) -> list[Entry]:
 
 
 class _Server:
-    def __init__(self, image: Path, log: BinaryIO, fuse: int) -> None:
+    def __init__(self, image: Path, log: FileIO, fuse: int) -> None:
         self._data = bytearray(image.read_bytes())
         self._log = log
         self._fuse = fuse
@@ -116,8 +117,8 @@ class _Server:
         raise OSError(errno.ENOSYS, "not needed for a disk")
 
     def _write(self, offset: int, data: memoryview) -> None:
-        self._log.write(HEAD.pack(WRITE, time.monotonic_ns(), offset, len(data)))
-        self._log.write(data)
+        head = HEAD.pack(WRITE, time.monotonic_ns(), offset, len(data))
+        os.writev(self._log.fileno(), (head, data))
         self._data[offset : offset + len(data)] = data
 
     def _attributes(self, node: int) -> bytes:
@@ -133,7 +134,7 @@ def main(image: Path, folder: Path, log: Path) -> None:
     words = [word.encode() for word in ("slimq-disk", str(folder), "fuse")]
     if libc.mount(*words, ctypes.c_ulong(0), options.encode()) != 0:
         sys.exit(f"FUSE cannot be mounted: {os.strerror(ctypes.get_errno())}")
-    with log.open("wb", buffering=1 << 20) as file:
+    with log.open("wb", buffering=0) as file:
         server = _Server(image, file, fuse)
         print("mounted", flush=True)
         server.serve()
