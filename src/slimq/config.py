@@ -25,11 +25,14 @@ from typing import Any, NamedTuple
 
 from slimq.core.limits import CONCURRENCY_MAX, CONTEXTS_MAX, WORKERS_MAX
 from slimq.core.setting import (
+    EID,
+    EID_RULE,
     Choice,
     Choices,
     DatabaseUrl,
     Duration,
     Integer,
+    Interpreter,
     Kind,
     Network,
     Networks,
@@ -272,6 +275,7 @@ class Config:
     functions: Functions
     purge: Purge
     log: Log
+    environments: Mapping[str, str]  # paths of interpreters or virtualenvs, by name
     env: str
     shown: Mapping[str, Any]  # by name, as written; secrets are hidden
     _origins: Mapping[str, str]
@@ -346,6 +350,21 @@ def settings() -> Mapping[str, Setting]:
     return {row.name: row for row in rows}
 
 
+ENVIRONMENTS = "environments"
+_ENVIRONMENT = (
+    "What functions with this `eid` run on: a virtualenv or an interpreter, Python 3.11 or later. "
+    "They find what is installed there. Several functions may share one."
+)
+
+
+def _row(name: str) -> Setting | None:
+    """Return a setting by its name; those of environments have names that the operator chooses."""
+    section, _, member = name.partition(".")
+    if section == ENVIRONMENTS and EID.fullmatch(member):
+        return Setting(section, member, Interpreter(), {}, _ENVIRONMENT, "")
+    return settings().get(name)
+
+
 class _Given(NamedTuple):
     """What one layer says about one setting."""
 
@@ -372,7 +391,12 @@ def load(
         shown[name] = _shown(given)
         origins[name] = given.origin
     sections = {section.__name__.lower(): _section(section, values) for section in _SECTIONS}
-    config = Config(**sections, env=env, shown=shown, _origins=origins)
+    environments = {
+        name.removeprefix(f"{ENVIRONMENTS}."): path
+        for name, path in values.items()
+        if name.startswith(f"{ENVIRONMENTS}.")
+    }
+    config = Config(**sections, environments=environments, env=env, shown=shown, _origins=origins)
     _check_together(config)
     return config
 
@@ -411,7 +435,7 @@ def _layers(
 
 
 def _file_layer(path: Path) -> Iterator[_Given]:
-    known = {row.section for row in settings().values()}
+    known = {row.section for row in settings().values()} | {ENVIRONMENTS}
     for section, members in _read_file(path).items():
         if section not in known:
             raise ConfigError(f"{path}: there is no section {_near(section, known)}")
@@ -420,7 +444,9 @@ def _file_layer(path: Path) -> Iterator[_Given]:
                 f"{path}: {section} is a section: write [{section}], then its settings"
             )
         for key, written in members.items():
-            row = settings().get(f"{section}.{key}")
+            row = _row(f"{section}.{key}")
+            if row is None and section == ENVIRONMENTS:
+                raise ConfigError(f"{path}: {_repeat(key)} names no environment: {EID_RULE}")
             if row is None:
                 near = _near(f"{section}.{key}", settings())
                 raise ConfigError(f"{path}: there is no setting {near}")
@@ -448,10 +474,17 @@ def _variable_layer(environ: Mapping[str, str]) -> Iterator[_Given]:
     rows = {row.variable: row for row in settings().values()}
     for variable in sorted(environ):
         if variable.startswith(_PREFIX) and "__" in variable.removeprefix(_PREFIX):
-            row = rows.get(variable)
+            row = rows.get(variable) or _environment_row(variable)
             if row is None:
                 raise ConfigError(f"there is no setting of the variable {_near(variable, rows)}")
             yield _Given(row, row.kind.from_text(environ[variable]), variable)
+
+
+def _environment_row(variable: str) -> Setting | None:
+    prefix = f"{_PREFIX}{ENVIRONMENTS.upper()}__"
+    name = variable.removeprefix(prefix)
+    is_one = variable.startswith(prefix) and name.isupper()
+    return _row(f"{ENVIRONMENTS}.{name.lower()}") if is_one else None
 
 
 def _flag_layer(flags: Mapping[str, Any]) -> Iterator[_Given]:
@@ -498,7 +531,24 @@ def document(page: str) -> str:
         name = section.__name__.lower()
         parts.append(f"\n## {name}\n\n{section.__doc__}\n")
         parts += [_paragraph(row) for row in settings().values() if row.section == name]
+    parts.append(_ENVIRONMENTS_PART)
     return "".join(parts)
+
+
+_ENVIRONMENTS_PART = f"""
+## {ENVIRONMENTS}
+
+Interpreters that functions may ask for, by names of your own ({EID_RULE}).
+
+### {ENVIRONMENTS}.NAME
+
+{_ENVIRONMENT}
+
+    [{ENVIRONMENTS}.imaging]
+    python = "/srv/imaging"
+
+Default: empty. Legal: {Interpreter().rule}. Set by `{_PREFIX}{ENVIRONMENTS.upper()}__NAME`.
+"""
 
 
 def _paragraph(row: Setting) -> str:

@@ -398,6 +398,8 @@ class Node:
             memory_max=self._config.functions.memory // self._config.server.workers,
             idle_s=self._config.functions.idle_ms / 1000,
             environment={SYSID_VARIABLE: self.sysid},
+            environments=self._config.environments,
+            builder={**os.environ, SYSID_VARIABLE: self.sysid},
         )
 
     def _janitor(self) -> Janitor:

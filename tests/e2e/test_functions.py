@@ -13,6 +13,9 @@ from pathlib import Path
 import pytest
 from node_kit import Node, wait_until
 
+from sandbox_kit import need
+from wheel_kit import builder_of, make_wheel, need_builder
+
 HASH = """
 import hashlib
 def handler(event, context):
@@ -22,11 +25,13 @@ def handler(event, context):
 
 @pytest.fixture
 def node(tmp_path: Path) -> Iterator[Node]:
-    if shutil.which("bwrap") is None:
-        message = "bubblewrap is missing: apt-get install bubblewrap"
-        pytest.fail(message) if os.environ.get("CI") else pytest.skip(message)
+    need_sandbox()
     with Node(tmp_path) as node:
         yield node
+
+
+def need_sandbox() -> None:
+    need(shutil.which("bwrap") is not None, "bubblewrap is missing: apt-get install bubblewrap")
 
 
 def slimq(node: Node, *words: str, given: str = "") -> str:
@@ -108,3 +113,45 @@ def test_deploying_under_load_loses_and_fails_nothing(node: Node) -> None:
     counts = node.call("GET", "/types/v?client=main")
     assert (counts["ok"], counts["failed"], counts["error"]) == (len(ids), 0, 0)
     assert {job["attempt"] for job in node.jobs(jobtype="v")} == {1}
+
+
+def test_packages_and_environments_are_seen_in_the_sandbox(tmp_path: Path) -> None:
+    need_sandbox()
+    need_builder()
+    wheels, venv = tmp_path / "wheels", tmp_path / "imaging"
+    make_wheel(wheels, "shout", "1.0", shout="def loud(data): return data.upper()\n")
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", venv], check=True)
+    (site,) = venv.glob("lib/python*/site-packages")
+    (site / "quiet.py").write_text("def low(data): return data.lower()\n")
+    tmp_path.chmod(0o755)
+    source = tmp_path / "loud.py"
+    source.write_text("import shout\ndef handler(event, context): return shout.loud(event)\n")
+    lower = "import quiet\ndef handler(event, context): return quiet.low(event)\n"
+    settings = {**builder_of(wheels), "SLIMQ_ENVIRONMENTS__IMAGING": str(venv)}
+    with Node(tmp_path, **settings) as node:
+        words = ("fn", "deploy", "loud", str(source), "--option")
+        slimq(node, *words, 'requirements=["shout==1.0"]')
+        (id_,) = node.add("loud", [b"Hello"])
+        assert node.done(id_)["result"] == "HELLO"
+        said = refused(node, *words, 'requirements=["shout==2.0"]')
+        assert "No matching distribution found for shout==2.0" in said
+        assert "asks for packages" in said  # progress, while the builder was at work
+        assert node.call("GET", "/handlers/loud")["version"] == 1
+        node.put("low", lang="python", body=lower, options={"eid": "imaging"})
+        (id_,) = node.add("low", [b"Hello"])
+        assert node.done(id_)["result"] == "hello"
+        answer = node.ask("PUT", "/handlers/low?lang=python&options=%7B%22eid%22%3A%22x%22%7D", b"")
+        assert answer.status == 422
+
+
+def refused(node: Node, *words: str) -> str:
+    """Run the command line, which must fail; return what it complained."""
+    done = subprocess.run(
+        [sys.executable, "-m", "slimq", *words],
+        env={**os.environ, "SLIMQ_URL": node.url},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.returncode == 7, done.stdout
+    return done.stderr

@@ -18,6 +18,7 @@ from slimq.api.query import Parameters, Target
 from slimq.core.bundle import ZIP_MARK, entry_of, read_body, read_zip, to_body
 from slimq.core.handler import FUNCTIONS, LANGS, Handler, bad_field, parse_options
 from slimq.core.limits import ARGV_MAX, HANDLER_BODY_MAX, JSON_BODY_MAX, URL_MAX
+from slimq.core.requirements import python_needed, requirements_of
 
 MEMBERS = ("lang", "body", "options")
 PARAMETERS = ("client", "lang", "options")
@@ -69,7 +70,10 @@ def read_handler(target: Target, document: Mapping[str, Any]) -> Handler:
         raise bad_field("options", "an object")
     options = parse_options(lang, written)
     if lang in FUNCTIONS:
-        entry_of(read_body(body), options.handler)
+        files = read_body(body)
+        module = entry_of(files, options.handler).module
+        requirements_of(files, module, options)
+        python_needed(files, module)
     return Handler(
         client=target.client,
         jobtype=target.jobtype,

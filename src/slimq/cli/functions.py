@@ -22,9 +22,11 @@ from slimq.cli.output import (
     print_json,
     print_next,
     print_table,
+    printable,
     printable_lines,
 )
 from slimq.cli.source import compare, read_source
+from slimq.cli.uploading import upload
 from slimq.core.bundle import entry_of, read_body, to_body
 from slimq.core.jobtype import EVERY_CLIENT
 from slimq.core.limits import JSON_BODY_MAX
@@ -47,7 +49,7 @@ def deploy(
     body, options = to_body(read_source(source)), read_handler_options(pairs)
     entry_of(read_body(body), str(options.get("handler", "")))
     document = {"lang": "python", "body": body, "options": options}
-    answer = node.send_json("PUT", f"/handlers/{part(jobtype)}", {"client": client}, document)
+    answer = upload(node, jobtype, client, document, _tell)
     if as_json:
         print_json(answer)
         return
@@ -59,6 +61,10 @@ def deploy(
         f"echo hello | slimq fn invoke {jobtype}{same_client(client)}",
         f"echo hello | slimq add {jobtype}{same_client(client)}",
     )
+
+
+def _tell(line: str) -> None:
+    click.echo(printable(line), err=True)
 
 
 @click.command(name="diff")

@@ -22,8 +22,10 @@ from slimq.core.limits import (
     FUNCTION_TMP_MAX,
     HTTP_BATCH_MAX,
     MIB,
+    REQUIREMENTS_MAX,
     TIMEOUT_MAX_MS,
 )
+from slimq.core.setting import EID, EID_RULE
 from slimq.core.size import RULE as SIZE_RULE
 from slimq.core.size import format_bytes, parse_bytes
 from slimq.errors import BadHandler
@@ -54,6 +56,8 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     processes: int = 64  # functions: processes and threads of one context
     tmp: int = 64 * MIB  # functions: bytes of temporary files of one context
     network: bool = False  # functions: whether they may use it, if the operator lets them
+    eid: str = ""  # python: the environment that it runs in; '': our own interpreter
+    requirements: tuple[str, ...] = ()  # python: packages, as written
 
 
 class Handler(msgspec.Struct, frozen=True, kw_only=True):
@@ -101,11 +105,15 @@ def _defaults(lang: str, written: Mapping[str, Any]) -> dict[str, Any]:
 
 
 _OF_FUNCTIONS = ("handler", "event", "job_timeout", "memory", "processes", "tmp", "network")
+_OF_PYTHON = ("eid", "requirements")
 _NOT_OF_FUNCTIONS = ("result", "retry_on", "fail_on")
 
 
 def _check_lang(lang: str, written: Mapping[str, Any]) -> None:
     is_function = lang in FUNCTIONS
+    for name in _OF_PYTHON if lang != "python" else ():
+        if name in written:
+            raise bad_field(f"options.{name}", f"not for lang {lang}: only Python has it")
     for name in _NOT_OF_FUNCTIONS if is_function else _OF_FUNCTIONS:
         if name in written:
             whose = (
@@ -207,6 +215,20 @@ def _entry(field: str, value: Any) -> dict[str, Any]:
     return {"handler": value}
 
 
+def _eid(field: str, value: Any) -> dict[str, Any]:
+    if not isinstance(value, str) or not EID.fullmatch(value):
+        raise bad_field(field, f"the name of an environment: {EID_RULE}")
+    return {"eid": value}
+
+
+def _requirements(field: str, value: Any) -> dict[str, Any]:
+    legal = isinstance(value, list) and all(isinstance(each, str) for each in value)
+    if not legal or len(value) > REQUIREMENTS_MAX:
+        rule = f'a list of at most {REQUIREMENTS_MAX} texts, such as ["Pillow>=11,<12"]'
+        raise bad_field(field, rule)
+    return {"requirements": tuple(value)}
+
+
 _CHECKS: dict[str, Callable[[str, Any], dict[str, Any]]] = {
     "batch_size": _integer("batch_size", 1, BATCH_MAX),
     "batch_window": _duration("batch_window_ms", 0, 3_600_000),
@@ -226,6 +248,8 @@ _CHECKS: dict[str, Callable[[str, Any], dict[str, Any]]] = {
     "processes": _integer("processes", 1, FUNCTION_PROCESSES_MAX),
     "tmp": _size("tmp", MIB, FUNCTION_TMP_MAX),
     "network": _flag("network"),
+    "eid": _eid,
+    "requirements": _requirements,
 }
 
 OPTION_NAMES = tuple(_CHECKS)

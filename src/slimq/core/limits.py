@@ -105,6 +105,12 @@ FUNCTION_TMP_MAX = 64 * 1024 * MIB  # it is memory, too
 ANSWER_MAX = 64 * MIB  # what the jobs of one batch say, all together
 ANSWER_KEPT_MAX = 4 * MIB  # a context with a larger answer behind it is not kept
 LOG_MAX = 64 * MIB  # what a batch prints: beyond it the context is killed
+REQUIREMENTS_MAX = 100  # of one function; each may bring many packages
+PACKAGES_BYTES_MAX = 4 * 1024 * MIB  # what these take: as much as the largest frameworks
+BUILD_TIMEOUT_S = 900.0  # large packages on a slow line
+BUILD_HOLD_S = 60.0  # a build that failed is not tried again for so long, but by a deploy
+BUILD_LINES_SHOWN = 12  # last words of a builder: its reason, and what led to it
+BUILDS_MAX = 2  # at a time: they take a disk, a line and a processor
 FUNCTION_UNUSED_S = 7 * 24 * 3600  # files of a function that nobody ran for so long are deleted
 
 # --- functions: the network -------------------------------------------------

@@ -22,6 +22,8 @@ SECRET_PREFIX = "whsec_"  # noqa: S105 -- https://www.standardwebhooks.com names
 SECRET_BYTES_MIN = 24  # the same standard: between 24 and 64 bytes
 SECRET_BYTES_MAX = 64
 _DATABASE_URL = re.compile(r"postgres(?:ql)?://(?:[^@:/?#]*(?::[^@:/?#]*)?@)?[^@]*")
+EID = re.compile(r"[a-z][a-z0-9_]{0,62}", re.ASCII)  # the name of an environment
+EID_RULE = "a small letter, then small letters, digits and _, at most 63 in all"
 _INTEGER = re.compile(r"-?\d{1,18}", re.ASCII)
 
 
@@ -216,6 +218,23 @@ class Choices(_List):
         if text not in self._choices:
             raise ValueError(self.rule)
         return text
+
+
+class Interpreter(_Kind):
+    """A table with the one member `python`; in a variable, its value."""
+
+    @property
+    def rule(self) -> str:
+        return 'a table such as { python = "/srv/imaging" }: a virtualenv or an interpreter'
+
+    def read(self, written: Any) -> str:
+        path = written.get("python") if isinstance(written, dict) else None
+        if not isinstance(path, str) or not path or not path.isprintable() or len(written) != 1:
+            raise ValueError(self.rule)
+        return path
+
+    def from_text(self, text: str) -> Any:
+        return {"python": text}
 
 
 class Networks(_List):

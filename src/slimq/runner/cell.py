@@ -61,6 +61,11 @@ def python_folders(python: Path) -> tuple[str, ...]:
     own = python.resolve().parent.parent
     link = python.absolute().parent.parent
     folders = {str(own)} | ({str(link)} if (link / "pyvenv.cfg").exists() else set())
+    return outside_system(folders)
+
+
+def outside_system(folders: Iterable[str]) -> tuple[str, ...]:
+    """Return the folders that a sandbox has to be shown because the system does not hold them."""
     return tuple(sorted(folder for folder in folders if not _of_system(folder)))
 
 

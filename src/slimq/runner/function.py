@@ -11,20 +11,23 @@ import asyncio
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from slimq.core import status
-from slimq.core.bundle import Files, entry_of, read_body
+from slimq.core.bundle import Entry, Files, entry_of, read_body
 from slimq.core.handler import Handler, bad_field
 from slimq.core.job import Batch, Ran, Result
 from slimq.core.jobtype import EVERY_CLIENT
 from slimq.core.limits import CONTEXT_START_S, MIB
+from slimq.core.requirements import fits, python_needed, requirements_of
 from slimq.errors import BadHandler
 from slimq.runner.answer import bounded, same_for_all
-from slimq.runner.cell import Cell, python_folders
+from slimq.runner.cell import Cell
 from slimq.runner.context import Context, Death, Launcher
+from slimq.runner.environments import BadEnvironment, Environments
 from slimq.runner.exchange import NOT_TAKEN, payload_of
 from slimq.runner.function_verdict import describe, judge
+from slimq.runner.packages import NotBuilt, Packages
 from slimq.runner.unpack import Unpacked
 from slimq.runner.warm import ENDS, STARTS, Key, NotStarted, WarmContexts
 from slimq.system.process import Processes, SystemProcesses
@@ -34,10 +37,28 @@ RUN, CHECK = "run", "check"  # modes of the program in the context
 _DESCRIPTORS = 6  # standard input, output and error, and the three of the exchange
 
 
+class Needs(NamedTuple):
+    """A function as it is uploaded, and what it says it needs."""
+
+    files: Files
+    entry: Entry
+    requirements: tuple[str, ...]
+    python: str
+
+
+class Place(NamedTuple):
+    """Where a function is on this node; `packages` is '' when it needs none."""
+
+    folder: str
+    packages: str
+
+
 class FunctionRunner:
     """Runs functions (see `Runner`), on the loop of the first `run`. `folder` is where their
-    files are unpacked; `environment` is that of the command which starts a context, not of the
-    function. The bounds are those of `WarmContexts`."""
+    files are unpacked; the packages that they need lie beside it. `environments` names
+    interpreters, `builder` is the environment of what builds packages, and `environment` that of
+    the command which starts a context, not of the function. The bounds are those of
+    `WarmContexts`."""
 
     lang = "python"
 
@@ -51,17 +72,22 @@ class FunctionRunner:
         environment: Mapping[str, str] | None = None,
         processes: Processes | None = None,
         python: Path | None = None,
+        environments: Mapping[str, str] | None = None,
+        builder: Mapping[str, str] | None = None,
     ) -> None:
         self._sandbox = sandbox
         self._unpacked = Unpacked(folder)
         self._environment = dict(environment or {})
         self._processes = processes or SystemProcesses()
-        self._python = (python or Path(sys.executable)).resolve()
+        own = (python or Path(sys.executable)).resolve()
+        self._environments = Environments(environments or {}, own)
+        self._packages = Packages(folder.parent / "packages", builder or {})
         self._warm = WarmContexts(memory_max, idle_s)
         self._running: dict[Context, Batch] = {}
 
     def check(self, handler: Handler) -> None:
-        entry_of(read_body(handler.body), handler.options.handler)
+        _needs(handler)
+        self._environments.path(handler.options.eid)
 
     async def try_out(self, handler: Handler) -> None:
         """Load a function once, in a context of its own; raise BadHandler with file, line and
@@ -97,6 +123,7 @@ class FunctionRunner:
         return judge(ended, count, options)
 
     async def close(self) -> None:
+        await self._packages.close()
         await self._warm.close()
 
     def progress(self, id: str) -> tuple[int, int] | None:
@@ -111,6 +138,7 @@ class FunctionRunner:
         """Return how many contexts there are, and what was counted so far."""
         counted = self._warm.counters
         return {
+            "building": self._packages.building,
             "contexts": {"busy": self._warm.busy, "idle": self._warm.idle},
             "starts": {name: counted[name] for name in STARTS},
             "ends": {name: counted[name] for name in ENDS},
@@ -120,11 +148,14 @@ class FunctionRunner:
 
     async def _start(self, handler: Handler, client: str, mode: str) -> Context:
         try:
-            files = read_body(handler.body)
+            needs = _needs(handler)
+            packages = await self._built(needs, handler.options.eid, anew=mode == CHECK)
             folder = await asyncio.get_running_loop().run_in_executor(
-                None, self._unpacked.place, files
+                None, self._unpacked.place, needs.files
             )
-            context = self._spawn(handler, client, mode, folder, files)
+            context = self._spawn(handler, client, mode, Place(str(folder), packages), needs.entry)
+        except (NotBuilt, BadEnvironment) as error:
+            raise NotStarted(str(error)) from error
         except (OSError, BadHandler) as error:
             raise NotStarted(f"cannot start a context: {error}") from error
         said = await context.started(CONTEXT_START_S)
@@ -138,26 +169,47 @@ class FunctionRunner:
             raise NotStarted(f"the function could not be loaded: {why}", log=log)
         raise _parsed(said[1:], log)
 
+    async def _built(self, needs: Needs, eid: str, *, anew: bool) -> str:
+        """Return the folder of the packages that a function needs, '' when it needs none."""
+        if not (eid or needs.requirements or needs.python):
+            return ""  # a cold start waits for nothing
+        found = await self._environments.interpreter(eid)
+        if not fits(found.version, needs.python):
+            running = ".".join(map(str, found.version))
+            raise bad_field("body", f"it needs Python {needs.python}; this is {running}")
+        if not needs.requirements:
+            return ""
+        return str(await self._packages.place(needs.requirements, found, anew=anew))
+
     def _spawn(
-        self, handler: Handler, client: str, mode: str, folder: Path, files: Files
+        self, handler: Handler, client: str, mode: str, place: Place, entry: Entry
     ) -> Context:
-        options = handler.options
-        entry = entry_of(files, options.handler)
+        options, eid = handler.options, handler.options.eid
         about = (client, handler.jobtype, str(handler.version), str(options.memory // MIB))
-        program = [str(self._python), "-I", "-S", str(HOST), "3", "4", "5", mode]
+        python = str(self._environments.path(eid))
+        program = [python, "-I", "-S", str(HOST), "3", "4", "5", mode]
+        words = [*place, "site" if eid else "", *entry, options.event, *about]
         cell = Cell(
             client=client,
-            readable=(*python_folders(self._python), str(HOST.parent), str(folder)),
+            readable=(*self._environments.readable(eid), str(HOST.parent), *filter(None, place)),
             network=options.network,
             memory_bytes=options.memory,
             tmp_bytes=options.tmp,
             processes=options.processes,
             descriptors=_DESCRIPTORS,
         )
-        launch = self._sandbox.launch([*program, str(folder), *entry, options.event, *about], cell)
+        launch = self._sandbox.launch([*program, *words], cell)
         return Context(
             launch, options.memory, self._environment, self._processes, self._warm.forget
         )
+
+
+def _needs(handler: Handler) -> Needs:
+    """Read a function; raise BadHandler."""
+    files = read_body(handler.body)
+    entry = entry_of(files, handler.options.handler)
+    requirements = requirements_of(files, entry.module, handler.options)
+    return Needs(files, entry, requirements, python_needed(files, entry.module))
 
 
 def _parsed(said: bytes, log: bytes) -> NotStarted:

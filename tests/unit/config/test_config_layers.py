@@ -254,7 +254,10 @@ def test_a_database_url_is_shown_without_its_password(tmp_path: Path, url: str, 
         ("[server]\nprot = 1\n", "there is no setting 'server.prot'; did you mean server.port?"),
         ("[server]\nretain = '1h'\n", "there is no setting 'server.retain'; did you mean"),
         ("[sever]\nport = 1\n", "there is no section 'sever'; did you mean server?"),
-        ("[zzz]\nport = 1\n", "there is no section 'zzz'; there are accept, data, functions, http"),
+        (
+            "[zzz]\nport = 1\n",
+            "there is no section 'zzz'; there are accept, data, environments, functions, http",
+        ),
         ("port = 1\n", "there is no section 'port'"),
         ("server = 1\n", "server is a section: write [server]"),
         ("[[server]]\nport = 1\n", "server is a section: write [server]"),
@@ -344,3 +347,34 @@ def test_without_a_sandbox_a_node_listens_on_loopback_only(tmp_path: Path, host:
     assert load({"server.host": host}, {}, tmp_path).functions.sandbox == "on"
     for loopback in ("127.0.0.1", "::1", "localhost"):
         assert load(flags | {"server.host": loopback}, {}, tmp_path).functions.sandbox == "off"
+
+
+def test_environments_have_the_names_that_the_operator_gives_them(tmp_path: Path) -> None:
+    write(
+        tmp_path,
+        "default.toml",
+        '[environments.imaging]\npython = "/a"\n[environments.ml]\npython = "/b"\n',
+    )
+    config = load({}, {"SLIMQ_ENVIRONMENTS__IMAGING": "/c"}, tmp_path)
+    assert config.environments == {"imaging": "/c", "ml": "/b"}
+    assert config.shown["environments.imaging"] == {"python": "/c"}
+    assert config.origins()["environments.imaging"] == "SLIMQ_ENVIRONMENTS__IMAGING"
+    assert load({}, {}, tmp_path / "none").environments == {}
+
+
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        ('[environments]\nimaging = "/a"\n', "a table such as"),
+        ("[environments.imaging]\n", "a table such as"),
+        ('[environments.imaging]\npython = ""\n', "a table such as"),
+        ('[environments.imaging]\npython = "/a"\npath = "/b"\n', "a table such as"),
+        ('[environments.Imaging]\npython = "/a"\n', "names no environment: a small letter"),
+    ],
+)
+def test_an_environment_that_is_written_wrong_is_refused(
+    tmp_path: Path, text: str, why: str
+) -> None:
+    write(tmp_path, "default.toml", text)
+    with pytest.raises(ConfigError, match=why):
+        load({}, {}, tmp_path)

@@ -25,6 +25,19 @@ class CannotStart(Exception):
         self.file, self.line = file, line or 0
 
 
+def extend_path(folder: str, packages: str, site: str) -> None:
+    """Make modules be found: Python's own first, then those of the function, then what it
+    needs, then what is installed for the interpreter."""
+    sys.path.append(folder)
+    if packages or site:
+        from site import addsitedir, main
+
+        if packages:
+            addsitedir(packages)
+        if site:
+            main()
+
+
 def check_syntax(folder: str) -> None:
     """Compile every Python file of a folder; raise CannotStart for one that cannot be."""
     for path, _, names in os.walk(folder):
@@ -46,7 +59,6 @@ def _compile(file: str, folder: str) -> None:
 
 def load(folder: str, module: str) -> ModuleType:
     """Import the module that a function begins in; raise CannotStart."""
-    sys.path.append(folder)
     try:
         return _import(folder, module)
     except BaseException as error:

@@ -1,7 +1,7 @@
 r"""The life of a context: load a function, then run batch after batch until the node goes.
 
-Started as ``python_host.py CONTROL BATCH ANSWER MODE FOLDER MODULE NAME EVENT CLIENT JOBTYPE
-VERSION MEMORY_MB``, where the first three are descriptors:
+Started as ``python_host.py CONTROL BATCH ANSWER MODE FOLDER PACKAGES SITE MODULE NAME EVENT CLIENT
+JOBTYPE VERSION MEMORY_MB``, where the first three are descriptors:
 
     CONTROL   SOCK_SEQPACKET. To here:  <size>                 run what is in BATCH
                               From here: Y<bytes>              the function is loaded
@@ -10,6 +10,9 @@ VERSION MEMORY_MB``, where the first three are descriptors:
                                         D<bytes>               the batch is done
     BATCH     memory file, see `context.Batch`
     ANSWER    memory file, see `answer.Answer`
+
+PACKAGES is the folder of those that the function needs, or ''. SITE is ``site`` when it finds what
+is installed for this interpreter, else ''.
 
 MODE is ``run``, or ``check``: compile all files and load the function, but call nothing of it.
 Bytes are the memory that this process takes. Standard output and error are the log; nothing is
@@ -23,7 +26,7 @@ from io import TextIOWrapper
 from .answer import Answer
 from .context import About
 from .function import Function
-from .loading import CannotStart, check_syntax
+from .loading import CannotStart, check_syntax, extend_path
 from .values import summary, to_text
 
 _MESSAGE_MAX = 4096
@@ -31,7 +34,7 @@ _MESSAGE_MAX = 4096
 
 def main() -> None:
     control, batch, descriptor = (int(word) for word in sys.argv[1:4])
-    mode, folder, *words = sys.argv[4:]
+    mode, folder, packages, site, *words = sys.argv[4:]
     os.dup2(1, 2)  # one log, in the order in which it was said
     assert isinstance(sys.stdout, TextIOWrapper), "Python makes no other"
     sys.stdout.reconfigure(line_buffering=True, errors="backslashreplace")
@@ -41,7 +44,7 @@ def main() -> None:
         os.set_inheritable(each, False)
     answer = Answer(descriptor)
     _forbid_forks(answer, (control, batch, descriptor))
-    function = _start(control, answer, mode, folder, words)
+    function = _start(control, answer, mode, (folder, packages, site), words)
     if function is None:
         return
     memory = _Memory()
@@ -53,10 +56,12 @@ def main() -> None:
 
 
 def _start(
-    control: int, answer: Answer, mode: str, folder: str, words: list[str]
+    control: int, answer: Answer, mode: str, places: tuple[str, str, str], words: list[str]
 ) -> Function | None:
     """Return the loaded function, or say why there is none."""
+    folder = places[0]
     try:
+        extend_path(*places)
         if mode == "check":
             check_syntax(folder)
         function = Function(answer, About(control, words[3:]), folder, words[:3])
