@@ -108,7 +108,7 @@ class Stores(RuleBasedStateMachine):
     """Of a kind of store there are two objects, as two nodes have them. `done` counts the runs
     and their steps, of all that there were since somebody emptied it."""
 
-    done: Counter[str]
+    done: Counter[str] = Counter()
 
     def __init__(self) -> None:
         super().__init__()
