@@ -5,7 +5,7 @@ from __future__ import annotations
 import tempfile
 from collections import Counter
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import apsw
 import pytest
@@ -108,7 +108,7 @@ class Stores(RuleBasedStateMachine):
     """Of a kind of store there are two objects, as two nodes have them. `done` counts the runs
     and their steps, of all that there were since somebody emptied it."""
 
-    done: Counter[str] = Counter()
+    done: ClassVar[Counter[str]] = Counter()
 
     def __init__(self) -> None:
         super().__init__()
