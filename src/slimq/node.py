@@ -93,10 +93,16 @@ class Seat(NamedTuple):
 
 
 def run(
-    config: Config, *, log: EventLog, ready: Callable[[str], None], seat: Seat | None = None
+    config: Config,
+    *,
+    log: EventLog,
+    ready: Callable[[str], None],
+    seat: Seat | None = None,
+    landed: Callable[[Flight], None] | None = None,
 ) -> int:
-    """Run a node until it is told to quit; return the exit code. Raises StartError."""
-    return uvloop.run(Node(config, log, SystemChance(), seat).serve(ready))
+    """Run a node until it is told to quit; return the exit code. `landed` sees each run that
+    ended. Raises StartError."""
+    return uvloop.run(Node(config, log, SystemChance(), seat, landed=landed).serve(ready))
 
 
 class Node:
@@ -110,7 +116,9 @@ class Node:
         chance: Chance,
         seat: Seat | None = None,
         sandbox: Sandbox | None = None,
+        landed: Callable[[Flight], None] | None = None,
     ) -> None:
+        self._seen_landing = landed
         self._seat = seat
         self._config = config
         self._log = log
@@ -358,7 +366,7 @@ class Node:
             self._runners["python"] = self._functions
             slots["python"] = config.functions.slots or min(usual, CONTEXTS_MAX)
         scheduler = Scheduler(slots)
-        self._flights = Flights(self._runners, self._clock, lambda f: self._engine.landed(f))
+        self._flights = Flights(self._runners, self._clock, self._landed)
         self._dispatcher = Dispatcher(
             self._store,
             scheduler,
@@ -387,6 +395,11 @@ class Node:
         self._engine.stopped = self._stopped or RUN not in self._roles
         self._state.former.append(self.sysid)
         self._keep_state()
+
+    def _landed(self, flight: Flight) -> None:
+        self._engine.landed(flight)
+        if self._seen_landing is not None:
+            self._seen_landing(flight)
 
     def _function_runner(self) -> FunctionRunner | None:
         """Without a sandbox there is none, and functions wait for a node that has one."""

@@ -28,6 +28,7 @@ INTERRUPTED = 130  # as shells say it: 128 + SIGINT
 # need none of what `serve` needs (which triples the time to start).
 COMMANDS = {
     "serve": "slimq.cli.serve",
+    "dev": "slimq.cli.dev",
     "add": "slimq.cli.add",
     "jobs": "slimq.cli.jobs",
     "types": "slimq.cli.types",
@@ -77,7 +78,8 @@ class CommandTable(click.Group):
 def slimq() -> None:
     """A slim serverless job queue: POST lines, each line is a durable job.
 
-    Start a node with `slimq serve`; all other commands talk to it.
+    Start a node with `slimq serve`, or with `slimq dev` to write functions; all other commands
+    talk to it.
     """
 
 

@@ -30,7 +30,7 @@ def read_source(path: Path) -> Files:
 
 def _files_in(folder: Path) -> Iterator[tuple[str, bytes]]:
     rest = FUNCTION_BYTES_MAX
-    for number, path in enumerate(_paths_in(folder), 1):
+    for number, path in enumerate(paths_in(folder), 1):
         if path.is_symlink():
             raise click.UsageError(f"{path}: a link; a function has files of its own")
         rest -= path.stat().st_size
@@ -40,12 +40,13 @@ def _files_in(folder: Path) -> Iterator[tuple[str, bytes]]:
         yield path.relative_to(folder).as_posix(), path.read_bytes()
 
 
-def _paths_in(folder: Path) -> Iterator[Path]:
+def paths_in(folder: Path) -> Iterator[Path]:
+    """Yield the files of a function, in order. Raises OSError."""
     for path in sorted(folder.iterdir()):
         if path.name.startswith(".") or path.name in _CACHES or path.suffix == ".pyc":
             continue
         if path.is_dir() and not path.is_symlink():
-            yield from _paths_in(path)
+            yield from paths_in(path)
         else:
             yield path
 

@@ -1,0 +1,108 @@
+"""The functions of a folder, deployed whenever they change."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Protocol
+
+import click
+
+from slimq.cli.caller import Caller, part
+from slimq.cli.source import paths_in, read_source
+from slimq.cli.uploading import upload
+from slimq.core.bundle import MAIN, PYTHON, Files, read_body, to_body
+from slimq.core.jobtype import EVERY_CLIENT, is_name
+from slimq.errors import NotFound, Refused, SlimqError, Unreachable
+
+OPTIONS = {"backoff": {"min": "100ms", "max": "2s"}}  # who mends a function waits for it
+
+Stamp = tuple[tuple[str, int, int, int], ...]  # of each file: path, changed (ns), size, inode
+
+
+class Say(Protocol):
+    def __call__(self, jobtype: str, text: str, *, is_bad: bool = False) -> None: ...
+
+
+class FunctionFolder:
+    """Knows what was deployed of a folder. `say` gets what happens, by jobtype."""
+
+    def __init__(self, folder: Path, node: Caller, say: Say) -> None:
+        self._folder = folder
+        self._node = node
+        self._say = say
+        self._seen: dict[Path, Stamp] = {}
+        self._versions: dict[str, int] = {}
+
+    def look(self) -> None:
+        """Deploy what has changed since the last look. Raises Unreachable."""
+        found = dict(self._functions())
+        for path in self._seen.keys() - found.keys():
+            # Editors replace files: one that is gone for a moment must not take its versions.
+            self._say(path.stem, f"{path.name} is gone; what was deployed goes on")
+        for path, stamp in found.items():
+            if self._seen.get(path) != stamp:
+                self._deploy(path)
+        self._seen = found
+
+    def _functions(self) -> Iterator[tuple[Path, Stamp]]:
+        try:
+            for path in sorted(self._folder.iterdir()):
+                if path.name.startswith((".", "_")):
+                    continue
+                if path.is_file() and path.suffix == PYTHON:
+                    yield path, (_stamp(path),)
+                elif (path / (MAIN + PYTHON)).is_file():
+                    yield path, tuple(_stamp(each) for each in paths_in(path))
+        except OSError as error:  # it changed meanwhile: the next look sees more
+            self._say("slimq", f"{self._folder}: {error.strerror}", is_bad=True)
+
+    def _deploy(self, path: Path) -> None:
+        jobtype = path.stem if path.suffix == PYTHON else path.name
+        try:
+            self._put(jobtype, read_source(path))
+        except Unreachable:
+            raise
+        except (SlimqError, click.UsageError) as error:
+            goes_on = self._versions.get(jobtype)
+            rest = f"; version {goes_on} goes on" if goes_on else ""
+            self._say(jobtype, _reason(error) + rest, is_bad=True)
+
+    def _put(self, jobtype: str, files: Files) -> None:
+        if not is_name(jobtype):
+            raise click.UsageError(f"{jobtype} can be no jobtype: rename the file")
+        current = self._current(jobtype)
+        if current is not None and current["lang"] == "python":
+            if read_body(current["body"]) == files:
+                self._ready(jobtype, current)
+                return
+            options = current["options"]
+        else:
+            options = OPTIONS
+        document = {"lang": "python", "body": to_body(files), "options": options}
+        tell = lambda line: self._say(jobtype, line)  # noqa: E731
+        answer = upload(self._node, jobtype, EVERY_CLIENT, document, tell)
+        self._ready(jobtype, answer)
+
+    def _ready(self, jobtype: str, handler: Any) -> None:
+        self._versions[jobtype] = handler["version"]
+        self._say(jobtype, f"version {handler['version']} is ready")
+
+    def _current(self, jobtype: str) -> Any:
+        try:
+            return self._node.get(f"/handlers/{part(jobtype)}")
+        except Refused as error:
+            if error.extra.get("status") == NotFound.status:
+                return None
+            raise
+
+
+def _stamp(path: Path) -> tuple[str, int, int, int]:
+    about = path.stat()
+    return str(path), about.st_mtime_ns, about.st_size, about.st_ino
+
+
+def _reason(error: SlimqError | click.UsageError) -> str:
+    if isinstance(error, click.UsageError):
+        return error.message
+    return str(error.extra.get("detail") or error.detail).removeprefix("body: ")
