@@ -9,6 +9,7 @@ fails is named, the logs are kept, and the exit code is 1.
 from __future__ import annotations
 
 import argparse
+import base64
 import hashlib
 import http.client
 import json
@@ -29,7 +30,8 @@ from machine_files import File, choose
 EXAMPLES = Path(__file__).resolve().parent
 LINES_PER_REQUEST = 2000
 BATCH = 500
-SAMPLE_EVERY = 40  # which of the lines the receiver gets, too
+SAMPLE_EVERY = 40  # which of the files the receiver and the function get, too
+CONTENT_MAX = 64 * 1024  # bytes of a file that the function gets: a sandbox shows it no file
 STALL_S = 60.0
 CHANGED_MAX = 0.01  # which part of the files may change while the demo runs
 DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # by no proxy
@@ -46,7 +48,19 @@ class Job(NamedTuple):
         """Return what the result must be; None when the file has changed meanwhile."""
         if self.jobtype == "sample":
             return hashlib.sha256(self.file.line).hexdigest()
-        return self.file.hash()
+        whole = self.file.hash()
+        if self.jobtype == "content" and whole is not None:
+            return hashlib.sha256(content_of(self.file)).hexdigest()
+        return whole
+
+
+def content_of(file: File) -> bytes:
+    """Return the first bytes of a file; none of one that cannot be read any more."""
+    try:
+        with file.path.open("rb") as stream:
+            return stream.read(CONTENT_MAX)
+    except OSError:
+        return b""
 
 
 class Checked(NamedTuple):
@@ -84,25 +98,38 @@ def call(method: str, url: str, body: bytes | None = None) -> Any:
 # --- the main job ------------------------------------------------------------------------
 
 
-def put_handlers(node: str, receiver: str) -> None:
+def put_handlers(node: str, receiver: str, screen: Screen) -> tuple[str, ...]:
+    """Return the jobtypes that run here."""
     command = [sys.executable, str(EXAMPLES / "hash_lines.py")]
     options = {"batch_size": BATCH, "max_failures": 3}  # who watches wants to know soon
     hash_ = {"lang": "exec", "body": command, "options": options}
     call("PUT", f"{node}/handlers/hash", json.dumps(hash_).encode())
     call("PUT", f"{node}/handlers/sample", b'{"lang": "http", "body": "%s/"}' % receiver.encode())
+    sandbox = call("GET", f"{node}/status")["node"]["sandbox"]
+    if not sandbox["ready"]:
+        screen.say(f"no functions here: {sandbox['lacking']}; {sandbox['advice']}")
+        return "hash", "sample"
+    source = (EXAMPLES / "functions" / "hash_content.py").read_bytes()
+    call("PUT", f"{node}/handlers/content?lang=python", source)
+    return "hash", "sample", "content"
 
 
-def add(node: str, files: list[File], screen: Screen) -> list[Job]:
-    """Add a job for each file, and one for the receiver for some of them."""
+def add(node: str, jobtypes: tuple[str, ...], files: list[File], screen: Screen) -> list[Job]:
+    """Add a job for each file, and for some of them one for each other jobtype."""
     jobs: list[Job] = []
-    for jobtype, chosen in (("hash", files), ("sample", files[::SAMPLE_EVERY])):
+    for jobtype in jobtypes:
+        chosen = files if jobtype == "hash" else files[::SAMPLE_EVERY]
         for index in range(0, len(chosen), LINES_PER_REQUEST):
             part = chosen[index : index + LINES_PER_REQUEST]
-            body = b"".join(file.line + b"\n" for file in part)
+            body = b"".join(line_of(jobtype, file) + b"\n" for file in part)
             ids = call("POST", f"{node}/add?jobtype={jobtype}&ids=all", body)["ids"]
             jobs += [Job(id_, jobtype, file) for id_, file in zip(ids, part, strict=True)]
             screen.show(f"accepted {len(jobs)}, done {done_count(node)}")
     return jobs
+
+
+def line_of(jobtype: str, file: File) -> bytes:
+    return base64.b64encode(content_of(file)) if jobtype == "content" else file.line
 
 
 def wait(node: str, count: int, started: float, screen: Screen) -> None:
@@ -193,23 +220,27 @@ def demo(count: int, folder: Path, screen: Screen) -> None:
         with Child(receive, folder, "receiver.log") as receiver_process:
             receiver = receiver_process.address()
             screen.say(f"started a node on {node} and a receiver on {receiver}")
-            put_handlers(node, receiver)
-            prove(node, receiver, files, screen)
+            jobtypes = put_handlers(node, receiver, screen)
+            prove(node, receiver, jobtypes, files, screen)
             drain(node, node_process)
     screen.say("the node drained and ended with 0")
 
 
-def prove(node: str, receiver: str, files: list[File], screen: Screen) -> None:
+def prove(
+    node: str, receiver: str, jobtypes: tuple[str, ...], files: list[File], screen: Screen
+) -> None:
     """Run the main job, check what came of it, and tell."""
     started = time.monotonic()
-    jobs = add(node, files, screen)
+    jobs = add(node, jobtypes, files, screen)
     wait(node, len(jobs), started, screen)
     seconds = time.monotonic() - started
     done, failed, changed, faults = check_jobs(node, jobs, screen)
-    sample = len(jobs) - len(files)
+    sample = len(files[::SAMPLE_EVERY])
     faults += check_receiver(receiver, sample)
     screen.say(f"  {len(files):6} by a command, {BATCH} at a time: SHA-256 of the file")
     screen.say(f"  {sample:6} by a URL, one by one, signed: SHA-256 of the line")
+    if "content" in jobtypes:
+        screen.say(f"  {sample:6} by a function, in a sandbox: SHA-256 of the content")
     if changed:
         screen.say(f"  {changed:6} of the files changed meanwhile: not compared")
     if not faults:
