@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help run demo cluster bench test check prove prove-release sim postgres rigs lock clean
+.PHONY: help run dev demo cluster bench test check prove prove-release sim postgres rigs lock clean
 
 help: ## show this list
 	@sed -nE 's/^([a-z-]+):.*## (.*)/make \1\t\2/p' Makefile
@@ -17,6 +17,10 @@ help: ## show this list
 
 run: .venv/ready ## start a node for use, on 127.0.0.1:3001, data in .slimq/
 	$(BIN)/slimq serve
+
+FOLDER ?= examples/functions
+dev: .venv/ready ## run the functions of FOLDER (examples/functions), and deploy what changes
+	$(BIN)/slimq dev $(FOLDER)
 
 demo: .venv/ready ## the main job on real input: hash 20,000 files of this machine, and check
 	$(BIN)/python examples/demo.py

@@ -98,6 +98,9 @@ def paste(line: str) -> Any:
     return json.loads(shell.stdout)
 
 
+ROOT = Path(__file__).parents[2]
+
+
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     need(shutil.which("bwrap") is not None, "bubblewrap is missing: apt-get install bubblewrap")
@@ -209,3 +212,17 @@ def test_without_a_sandbox_it_says_so_and_how_to_go_on(folder: Path) -> None:
         dev.sees("version 1 is ready")
         dev.add("upper", "hello")
         dev.sees("HELLO")
+
+
+def test_the_two_commands_of_the_readme_run_a_function(folder: Path) -> None:
+    section = (ROOT / "README.md").read_text().partition("## A function in two commands")[2]
+    block = section.partition("```sh\n")[2].partition("```")[0]
+    make, curl = [line for line in block.splitlines() if line and line[0] != "#"]
+    rule = (ROOT / "Makefile").read_text().partition(f"\n{make.removeprefix('make ')}: ")[2]
+    assert rule.splitlines()[1] == "\t$(BIN)/slimq dev $(FOLDER)"
+    shutil.copytree(ROOT / "examples" / "functions" / "crawl", folder / "crawl")
+    with Dev(folder) as dev:
+        dev.sees(r"^crawl +---  version 1 is ready")
+        paste(curl.replace("localhost:3001", dev.url.removeprefix("http://")))
+        dev.sees(r'^crawl +200  \S+  {"title":"A small site"')
+        dev.sees(r'^crawl +200  \S+  {"title":"(Guide|More)"')
