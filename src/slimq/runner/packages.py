@@ -137,7 +137,7 @@ class Packages:
 
     async def _run(self, command: Sequence[str], new: Path, lines: deque[str]) -> None:
         """Run the builder. Whatever ends the wait kills it. Raises NotBuilt."""
-        fixed = {"TMPDIR": str(new / "tmp"), "PIP_USER": "0"}
+        fixed = {"TMPDIR": str(new / "tmp"), "PIP_USER": "0", "PIP_ROOT_USER_ACTION": "ignore"}
         process = await asyncio.create_subprocess_exec(
             *command,
             stdin=asyncio.subprocess.DEVNULL,

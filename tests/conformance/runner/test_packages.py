@@ -94,13 +94,14 @@ def test_a_build_that_fails_refuses_the_deploy_with_the_last_words_of_the_builde
 def test_nothing_that_is_built_runs_outside_a_context(
     functions: FunctionBench, wheels: Path, tmp_path: Path
 ) -> None:
-    """A source distribution would run its setup, a link its target: neither is taken."""
+    """A source distribution would run its build, as would an address: neither is taken."""
     mark = tmp_path / "ran"
     folder = tmp_path / "evil-1.0"
     folder.mkdir()
-    (folder / "setup.py").write_text(
-        f"open({str(mark)!r}, 'w')\nfrom setuptools import setup\nsetup(name='evil', version='1.0')"
+    (folder / "pyproject.toml").write_text(
+        '[build-system]\nrequires = []\nbuild-backend = "backend"\nbackend-path = ["."]\n'
     )
+    (folder / "backend.py").write_text(f"open({str(mark)!r}, 'w')\n")
     subprocess.run(["tar", "czf", wheels / "evil-1.0.tar.gz", "evil-1.0"], cwd=tmp_path, check=True)
 
     async def work(runner: FunctionRunner) -> None:
