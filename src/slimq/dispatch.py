@@ -80,8 +80,11 @@ class Dispatcher:
         return len(fresh)
 
     def release(self, flight: Flight) -> None:
-        """Give back the jobs of a flight that was killed."""
-        self._store.release(self._sysid, _leases(flight))
+        """Give back the jobs of a flight that was killed, but for those that another flight
+        has as well: claimed anew, and with the same attempt where the store fell back."""
+        others = (other for other in self.flights if other is not flight)
+        kept = {job.id for other in others for job in other.batch.jobs}
+        self._store.release(self._sysid, [each for each in _leases(flight) if each.id not in kept])
 
     def give_back_unknown(self) -> int:
         """Release what the store says that this node holds, and it does not: the answer to a

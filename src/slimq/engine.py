@@ -106,7 +106,7 @@ class Engine:
         self._registered = False
         self._control_version = -1
         self._renew_now = False
-        self._scan_at = self._check_at = self._safe_at = 0
+        self._scan_at = self._check_at = self._safe_at = 0  # boot time
         self._ingest_at = self._retry_at = 0  # boot time
         self._pause = PAUSE_MIN_S  # after the next step that fails
         self._tell = tell
@@ -204,6 +204,7 @@ class Engine:
         if isinstance(error, StoreUnavailable):
             self._doubt_at, self._doubt_until = 0, boot + LEASE_MS
             self._renew_now = True  # it may have lost leases and permits
+            self._control_version = -1  # and settings: its versions may count anew
         if isinstance(error, StoreFull):
             self._ingester.make_room()
         wait = self._pause * (1 + self._chance.uniform())
@@ -385,12 +386,12 @@ class Engine:
 
     def _scan(self) -> None:
         """Look for work that other nodes added, a page at a time."""
-        now = self._store.now()
-        if now < self._scan_at:
+        boot, now = self._clock.boot_ms(), self._store.now()
+        if boot < self._scan_at:
             return
-        if not self._scan_after and now >= self._check_at:
+        if not self._scan_after and boot >= self._check_at:
             self._ingester.check_cursor()
-            self._check_at = now + CHECK_MS
+            self._check_at = boot + CHECK_MS
         oldest_at = self._scheduler.oldest_at()
         self._oldest_waiting_ms = 0 if oldest_at is None else max(0, now - oldest_at)
         found = self._store.due(now + 2_000, self._scan_after, SCAN_TYPES_MAX)
@@ -399,18 +400,18 @@ class Engine:
         if len(found) == SCAN_TYPES_MAX:
             self._scan_after = found[-1].type
         else:
-            self._scan_after, self._scan_at = "", now + int(SCAN_S * 1000)
+            self._scan_after, self._scan_at = "", boot + int(SCAN_S * 1000)
             self._set_control()  # what the scan has learned of it
 
     def _keep_safe(self) -> None:
-        now = self._store.now()
-        if now >= self._safe_at or self.want_safe:
+        boot = self._clock.boot_ms()
+        if boot >= self._safe_at or self.want_safe:
             position = self._ingester.position
             self.want_safe = False
-            self._safe_at = now + 1_000
+            self._safe_at = boot + 1_000
             if self._ingester.keep_safe():
                 self._safe(position)
-                self._safe_at = now + SAFE_EVERY_MS
+                self._safe_at = boot + SAFE_EVERY_MS
 
     def _last_step(self) -> None:
         try:

@@ -115,15 +115,14 @@ class Ingester:
             if not self._store.barrier():
                 return False
             self._safe = position
-        self._writer.sweep(position, self._store.now(), self._retain_ms)
+        self._writer.sweep(position, self._retain_ms)
         return True
 
-    def is_over(self, now_ms: int) -> bool:
-        """Whether nothing of the journal is needed any more, by wall time: all is safely in
-        the store, and has been for `journal.retain`. For any thread."""
-        last = max((segment.written_at for segment in self._writer.segments), default=0)
+    def is_over(self) -> bool:
+        """Whether nothing of the journal is needed any more: all is safely in the store, and
+        has been for `journal.retain`. For any thread."""
         is_safe = self._safe == self.position and not self.behind
-        return is_safe and last <= now_ms - self._retain_ms
+        return is_safe and self._writer.is_over(self._retain_ms)
 
     def check_cursor(self) -> None:
         """Notice a store that fell back, or was replaced, also while nothing is accepted.

@@ -7,6 +7,7 @@ from typing import Any
 
 from slimq.core.limits import FREE_JOBS_MAX, PURGE_JOBS_MAX, RENEW_MS, SWEEP_MS
 from slimq.store.base import EngineStore, Freed, Node
+from slimq.system.clock import Clock
 
 PURGE_MS = 30_000  # retention is hours or days: so much later is soon enough
 
@@ -21,6 +22,7 @@ class Janitor:
         started_at: int,
         about: Callable[[], dict[str, Any]],
         *,
+        clock: Clock,
         ok_ms: int,
         failed_ms: int,
         bytes_max: int,
@@ -29,8 +31,9 @@ class Janitor:
         self._sysid = sysid
         self._started_at = started_at
         self._about = about
+        self._clock = clock
         self._ok_ms, self._failed_ms, self._bytes_max = ok_ms, failed_ms, bytes_max
-        self._free_at = self._purge_at = self._beat_at = 0
+        self._free_at = self._purge_at = self._beat_at = 0  # boot time
         self.purged = 0
 
     def register(self) -> bool:
@@ -47,20 +50,21 @@ class Janitor:
 
     def step(self) -> Freed | None:
         """Do what is due. Raises StoreUnavailable; then it stays due."""
-        now = self._store.now()
-        if now >= self._beat_at:
+        boot = self._clock.boot_ms()
+        if boot >= self._beat_at:
             self._store.beat(self._node())
-            self._beat_at = now + RENEW_MS
-        if now >= self._purge_at:
-            self._purge(now)
-        if now < self._free_at:
+            self._beat_at = boot + RENEW_MS
+        if boot >= self._purge_at:
+            self._purge(boot)
+        if boot < self._free_at:
             return None
         freed = self._store.free(FREE_JOBS_MAX)
         if freed.again + freed.dead < FREE_JOBS_MAX:
-            self._free_at = now + SWEEP_MS
+            self._free_at = boot + SWEEP_MS
         return freed
 
-    def _purge(self, now: int) -> None:
+    def _purge(self, boot: int) -> None:
+        now = self._store.now()
         count = self._store.purge(
             ok_before=now - self._ok_ms,
             failed_before=now - self._failed_ms,
@@ -69,7 +73,7 @@ class Janitor:
         )
         self.purged += count
         if count < PURGE_JOBS_MAX:
-            self._purge_at = now + PURGE_MS
+            self._purge_at = boot + PURGE_MS
 
     def _node(self) -> Node:
         return Node(self._sysid, self._started_at, self._store.now(), self._about())

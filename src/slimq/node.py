@@ -422,6 +422,7 @@ class Node:
             self.sysid,
             self._started_at,
             self._about,
+            clock=self._clock,
             ok_ms=config.purge.ok_ms,
             failed_ms=config.purge.failed_ms,
             bytes_max=config.store.bytes_max,
@@ -516,9 +517,10 @@ class Node:
             raise append.error
 
     def _on_safe(self, position: Position) -> None:
+        """When somebody waits for more, the engine is behind, and goes on by itself. To wake
+        it would make it spin while the journal cannot be read."""
         if self._safe.reach(position):
             self._engine.want_safe = True
-            self._engine.wake()
 
     def _on_former_freed(self, sysid: str) -> None:
         if sysid in self._state.former:
@@ -570,7 +572,7 @@ class Node:
 
     async def _end_when_over(self) -> None:
         while not self._quit.is_set():
-            if self._ingester.is_over(self._clock.wall_ms()):
+            if self._ingester.is_over():
                 self._quit.set()
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._quit.wait(), WATCH_S)
@@ -602,7 +604,7 @@ class Node:
             self._finish_thread.shutdown()
             self._finish_store.close()
         self._store.close()
-        if self._is_left_over and self._ingester.is_over(self._clock.wall_ms()):
+        if self._is_left_over and self._ingester.is_over():
             with suppress(OSError):  # then it is left over the next time as well
                 self._writer.retire()
         self._writer.close()

@@ -134,10 +134,10 @@ PLANTED = [
         "segment_goes_before_its_retention",
         "D6",
         "journal/writer.py",
-        "if not over or segment.written_at > now_ms - retain_ms:",
-        "if not over:",
+        "if segment.over_at is None or segment.over_at > now - retain_ms:",
+        "if segment.over_at is None:",
         JOURNAL + "test_journal_writer.py::"
-        "test_segments_are_swept_when_they_are_behind_and_old_enough",
+        "test_segments_are_swept_when_they_have_been_behind_for_long_enough",
         "A store that fell back to its replica cannot be healed.",
     ),
     # Accepting.

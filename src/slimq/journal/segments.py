@@ -16,9 +16,10 @@ _NAME = re.compile(r"([0-9]{8,})\.([0-9a-f]{16})\.journal", re.ASCII)
 
 class Segment:
     """One file. `end` is the length that counts; None while it is still appended to.
-    `head` is None when the first line is damaged. `written_at` is wall time, ms."""
+    `head` is None when the first line is damaged. `written_at` is wall time, ms; `over_at`
+    boot time: since when it is known that all of it is stored, None while it is not."""
 
-    __slots__ = ("end", "head", "name", "nonce", "number", "size", "written_at")
+    __slots__ = ("end", "head", "name", "nonce", "number", "over_at", "size", "written_at")
 
     def __init__(self, number: int, nonce: str, head: SegmentHead | None = None) -> None:
         self.number = number
@@ -28,6 +29,7 @@ class Segment:
         self.end: int | None = None
         self.size = 0
         self.written_at = 0
+        self.over_at: int | None = None
 
 
 class JournalView(Protocol):

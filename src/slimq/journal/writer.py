@@ -148,19 +148,20 @@ class JournalWriter:
         except OSError as error:
             self._refuse(journal_error(error, _FAILED))
 
-    def sweep(self, behind: Position, now_ms: int, retain_ms: int) -> int:
-        """Delete segments that lie wholly before `behind` and were last written more than
-        `retain_ms` before `now_ms` (wall time), oldest first; return how many.
+    def sweep(self, behind: Position, retain_ms: int) -> int:
+        """Delete segments that have lain wholly before `behind` for `retain_ms`, oldest
+        first; return how many.
 
-        The newest segment stays, so that numbers never start again. What cannot be
-        deleted now is deleted by a later call.
+        That time counts from the first call which finds it so, and not from when they were
+        written: a store that took them late may fall back all the same. The newest segment
+        stays, so that numbers never start again. What cannot be deleted now is deleted by a
+        later call.
         """
         swept = 0
-        for segment in self.segments:  # a clock that was ahead must not keep them for ever
-            segment.written_at = min(segment.written_at, now_ms)
+        now = self._clock.boot_ms()
+        self._note_over(behind, now)
         for segment in self.segments[:-1]:
-            over = segment.end is not None and Position(segment.number, segment.end) <= behind
-            if not over or segment.written_at > now_ms - retain_ms:
+            if segment.over_at is None or segment.over_at > now - retain_ms:
                 break
             try:
                 self._remove_leftovers()
@@ -172,6 +173,12 @@ class JournalWriter:
             self.index.forget(segment.number)
             swept += 1
         return swept
+
+    def is_over(self, retain_ms: int) -> bool:
+        """Return whether all of it could be swept, the newest segment as well."""
+        since = [segment.over_at for segment in self.segments]
+        until = self._clock.boot_ms() - retain_ms
+        return all(over_at is not None and over_at <= until for over_at in since)
 
     def retire(self) -> None:
         """Delete all of a journal of which nothing is needed any more. Raises OSError.
@@ -197,6 +204,14 @@ class JournalWriter:
         if self._held is not None:
             self._held.release()
             self._held = None
+
+    def _note_over(self, behind: Position, now: int) -> None:
+        for segment in self.segments:
+            end = self.end if segment.end is None else Position(segment.number, segment.end)
+            if end > behind:  # also again: the store fell back
+                segment.over_at = None
+            elif segment.over_at is None:
+                segment.over_at = now
 
     def _recover(self, folder: int) -> Recovery:
         recovery = recover(self.disk, folder, self.quarantine, self._chance)
@@ -301,7 +316,7 @@ class JournalWriter:
 
     def _publish(self, file: SegmentFile, records: Sequence[Append]) -> None:
         segment = file.segment
-        segment.written_at = self._clock.wall_ms()
+        segment.written_at, segment.over_at = self._clock.wall_ms(), None
         self.index.begin(segment.number, 0)
         self.index.note((append.header, append.start, append.end) for append in records)
         with self._lock:

@@ -82,7 +82,11 @@ class Flights:
         self._landed(flight)
 
     async def _guarded(self, batch: Batch) -> Ran:
-        """A runner that raises has a bug; its jobs must not be lost for it."""
+        """A runner that raises has a bug; its jobs must not be lost for it. A batch is not run
+        in parts any more when it was killed, also where its runner took no notice."""
+        task = asyncio.current_task()
+        if task is not None and task.cancelling():
+            raise asyncio.CancelledError
         try:
             return await self._runners[batch.handler.lang].run(batch)
         except Exception as error:  # a bug of a runner: said in the result of every job

@@ -263,7 +263,8 @@ class EngineStore(Protocol):
     """What the engine may do. `lock` is the sysid of the calling node."""
 
     def now(self) -> int:
-        """Return the time of the store's clock; it never goes back in one process."""
+        """Return the time of the store's clock. It goes back only where it is set anew, while
+        no other node is alive: measure no waiting by it."""
 
     def check(self) -> None:
         """Raise StoreRefused when it cannot be used and waiting would not heal that: for the

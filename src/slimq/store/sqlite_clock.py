@@ -43,7 +43,7 @@ class StoreClock:
         return self._clock.boot_ms()
 
     def now(self) -> int:
-        """Return the store's time. It never goes back."""
+        """Return the store's time. It never goes back, but where another node set it back."""
         assert self._offset is not None, "the store was opened"
         self._latest = max(self._latest, self._offset + self._clock.boot_ms())
         return self._latest
@@ -61,10 +61,11 @@ class StoreClock:
         self.adopt(db)
 
     def adopt(self, db: apsw.Connection) -> None:
-        """Take the offset that holds now: another node may have set it."""
+        """Take the offset that holds now. Another node may have set it, also back, while this
+        one was no longer seen: who kept the old time would find the leases of others over."""
         offset = db.execute("SELECT value FROM meta WHERE name = 'clock_offset'").get
-        if offset is not None:
-            self._offset = int(offset)
+        if offset is not None and int(offset) != self._offset:
+            self._offset, self._latest = int(offset), 0
 
     def finds_alive(self, db: apsw.Connection) -> bool:
         """Return whether a node lives, by the offset that is in the store. After a boot

@@ -236,7 +236,12 @@ class Rig:
         )
         self.finisher = Finisher(self.store, sysid, self.chance, self.add_children)
         self.janitor = Janitor(
-            self.store, sysid, self.clock.wall_ms(), lambda: {"pid": 1}, **self.purges
+            self.store,
+            sysid,
+            self.clock.wall_ms(),
+            lambda: {"pid": 1},
+            clock=self.clock,
+            **self.purges,
         )
         self.engine = Engine(
             store=self.store,

@@ -315,6 +315,28 @@ def test_released_jobs_keep_no_failure_and_their_place_in_line(rig: Rig) -> None
         assert (job.lock, job.dt, job.failures, job.crashes) == (FREE, START_MS, 0, 0)
 
 
+def test_a_killed_flight_gives_nothing_back_that_another_flight_has_claimed_anew(
+    rig: Rig,
+) -> None:
+    """A store that fell back gives the same attempt to the same node once more."""
+    before = rig.memory.copy()
+    (flight,) = rig.launch(b"a")
+    rig.store.inner = rig.memory = before
+    rig.memory.put_handler(handler())
+    rig.engine.look_again = True
+    rig.clock.advance(RENEW_MS)  # the engine finds out
+    for _ in range(3):
+        rig.step()
+    assert rig.killed == [flight]
+    (_, again) = rig.air
+    assert again.batch.jobs == flight.batch.jobs
+    rig.dispatcher.release(flight)
+    assert rig.job(*ids_of(again)).lock == rig.sysid
+    rig.dispatcher.landed(flight, START_MS)
+    rig.dispatcher.release(again)
+    assert rig.job(*ids_of(again)).lock == FREE
+
+
 def test_what_was_taken_over_is_not_released(rig: Rig) -> None:
     (flight,) = rig.launch(b"a", batch_size=2)
     (id_,) = ids_of(flight)

@@ -761,6 +761,23 @@ def test_a_store_that_is_down_is_tried_again_later_and_later_and_by_chance(rig: 
     assert 1.0 < waits_between(rig, "register", 4) < 2.0  # 0.1, 0.2 and 0.4 s, and half of each
 
 
+def test_settings_are_read_anew_when_the_store_fell_back_and_counts_their_versions_again(
+    rig: Rig,
+) -> None:
+    before = rig.memory.copy()
+    rig.memory.put_handler(handler("lost"))
+    rig.engine.turn()
+    rig.store.inner = before
+    before.put_handler(handler())
+    assert before.control_version() == 1
+    rig.store.fail("control_version")
+    rig.add(b"data")
+    rig.engine.turn()
+    assert rig.air == []
+    rig.engine.turn()
+    assert len(rig.air) == 1
+
+
 def test_after_an_outage_jobs_are_given_back_that_the_node_does_not_know_to_hold(
     rig: Rig,
 ) -> None:

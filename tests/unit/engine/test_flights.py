@@ -318,6 +318,31 @@ def test_a_flight_that_is_killed_before_its_first_step_lands_too() -> None:
     run(work())
 
 
+class DeafRunner(HangingRunner):
+    """Takes no notice of being killed, and blames all of its jobs."""
+
+    async def run(self, batch: Batch) -> Ran:
+        try:
+            return await super().run(batch)
+        except asyncio.CancelledError:
+            results = [Result(statuses.ERROR) for _ in batch.jobs]
+            return Ran(results, died=True, suspects=list(range(len(batch.jobs))))
+
+
+def test_a_killed_batch_is_not_run_in_parts_although_its_runner_took_no_notice() -> None:
+    async def work() -> None:
+        runner = DeafRunner()
+        yard = Yard(runner)
+        flight = yard.flight(3)
+        yard.flights.start([flight])
+        await runner.started.wait()
+        yard.flights.kill([flight])
+        await yard.flights.idle()
+        assert (yard.over, flight.ran, len(runner.batches)) == ([flight], None, 1)
+
+    run(work())
+
+
 def test_killing_a_flight_that_landed_does_nothing() -> None:
     async def work() -> None:
         yard = Yard(AnsweringRunner(ok))

@@ -114,13 +114,18 @@ def test_an_open_store_takes_over_the_clock_that_another_set(opener: Opener):
     assert first.now() == START_MS + HOUR_MS
 
 
-def test_time_never_goes_back_in_one_store(opener: Opener):
+def test_a_node_that_was_not_seen_for_long_follows_a_clock_that_another_set_back(opener: Opener):
     first = opener.open()
-    before = first.now()
+    first.register(node(NODE))
+    opener.clock.advance(LEASE_MS)
     opener.clock.wall -= HOUR_MS
-    assert opener.open().now() == START_MS - HOUR_MS
-    opener.add(first)
-    assert first.now() == before
+    second = opener.open()
+    assert second.register(node(OTHER))
+    opener.add(second)
+    opener.clock.advance(HOUR_MS)  # the job is due
+    assert len(second.claim("acme/mail", OTHER, 9, lease_ms=LEASE_MS, bytes_max=99).jobs) == 1
+    assert first.free(9).again == 0
+    assert first.now() == second.now()
 
 
 def test_a_connection_that_is_made_anew_keeps_the_clock(opener: Opener):
