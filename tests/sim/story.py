@@ -64,6 +64,7 @@ class Story:
         self.expected_children: set[str] = set()
         self.refused = self.acks = 0
         self._sysids: dict[str, SimNode] = {}
+        self._owners: dict[str, SimNode] = {}  # in whose journal an acknowledged job is
         chance = world.chance
         if chance.random() < 0.3:
             machine = SimClock(world, START_MS, chance.randrange(1, 1 << 30))
@@ -210,7 +211,7 @@ class Story:
             self.unstored[node].clear()
         for id_ in sorted(self.acked_ids):
             if not self.ledger.knows(id_):
-                self.unstored[self._node_of(id_)][id_] = None
+                self.unstored[self._owners[id_]][id_] = None
         for node in self.nodes:
             if node.up:
                 check_journal(self, node)
@@ -248,18 +249,9 @@ class Story:
         for id_ in ids:
             if id_ not in self.acked_ids:
                 self.acked_ids.add(id_)
+                self._owners[id_] = self._sysids.get(id_[8:16], node)
                 if not self.ledger.knows(id_):
-                    self.unstored[self._node_of(id_, node)][id_] = None
-
-    def _node_of(self, id_: str, otherwise: SimNode | None = None) -> SimNode:
-        node = self._sysids.get(id_[8:16]) or self._children_of.get(id_) or otherwise
-        assert node is not None, "somebody accepted it"
-        self._children_of.setdefault(id_, node)
-        return node
-
-    @property
-    def _children_of(self) -> dict[str, SimNode]:
-        return self.__dict__.setdefault("_owners", {})
+                    self.unstored[self._owners[id_]][id_] = None
 
     def keyed(self, type_: str, key: str, body: bytes, ids: list[str]) -> None:
         self.by_key.setdefault((type_, key), set()).add(ids[0])

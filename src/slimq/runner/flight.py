@@ -63,8 +63,10 @@ class Flights:
 
     def watch(self) -> None:
         """Kill runs that could not be renewed, before the store may give their jobs away."""
-        now = self._clock.boot_ms()
-        self.kill([f for f in self._all if now > f.deadline_ms - LEASE_MARGIN_MS])
+        self.kill(list(filter(self._is_late, self._all)))
+
+    def _is_late(self, flight: Flight) -> bool:
+        return self._clock.boot_ms() > flight.deadline_ms - LEASE_MARGIN_MS
 
     async def idle(self) -> None:
         """Wait until nothing runs."""
@@ -75,6 +77,8 @@ class Flights:
         self.kill(list(self._all))
 
     async def _fly(self, flight: Flight) -> None:
+        if self._is_late(flight):  # the process stood still since the claim
+            return
         flight.ran = await run_split(self._guarded, flight.batch)
 
     def _end(self, flight: Flight, _: asyncio.Task[None]) -> None:

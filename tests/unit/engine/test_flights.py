@@ -276,8 +276,9 @@ def test_a_runner_that_raises_in_a_half_spoils_only_that_half() -> None:
 def test_a_handler_whose_lang_has_no_runner_gives_an_error() -> None:
     async def work() -> None:
         over: list[Flight] = []
-        flights = Flights({}, FakeClock(), over.append)
-        flights.start([Flight(batch_of(2), 0, 0)])
+        clock = FakeClock()
+        flights = Flights({}, clock, over.append)
+        flights.start([Flight(batch_of(2), 0, clock.boot_ms() + LEASE_MS)])
         await flights.idle()
         assert over[0].ran is not None
         assert [result.status for result in over[0].ran.results] == [statuses.ERROR] * 2
@@ -314,6 +315,20 @@ def test_a_flight_that_is_killed_before_its_first_step_lands_too() -> None:
         assert yard.over == flights
         assert all(flight.ran is None for flight in flights)
         assert runner.batches == []
+
+    run(work())
+
+
+def test_a_flight_whose_lease_ended_before_its_start_is_not_begun() -> None:
+    async def work() -> None:
+        runner = AnsweringRunner(ok)
+        yard = Yard(runner)
+        late, soon = yard.flight(1, LEASE_MARGIN_MS - 1), yard.flight(1, LEASE_MARGIN_MS)
+        yard.flights.start([late, soon])
+        await yard.flights.idle()
+        assert yard.over == [late, soon]
+        assert late.ran is None
+        assert runner.batches == [soon.batch]
 
     run(work())
 
