@@ -49,8 +49,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from sim.journals import pending
 from sim.ledger import require
 from slimq.core.lifecycle import DONE
+from slimq.store.base import Cursor
 
 if TYPE_CHECKING:
     from sim.node import SimNode
@@ -61,7 +63,8 @@ def check_journal(story: Story, node: SimNode) -> None:
     """1: what is acknowledged and not in the store is in the journal."""
     owed = story.unstored[node]
     if owed:
-        missing = owed.keys() - node.pending()
+        cursor = story.ledger.cursors.get(node.writer.name, Cursor())
+        missing = owed.keys() - pending(node, cursor)
         require(not missing, "acknowledged, and lost", node.name, sorted(missing)[:3], len(missing))
 
 

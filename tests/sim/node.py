@@ -5,21 +5,19 @@ from __future__ import annotations
 import errno
 import math
 import os
-import threading
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
-from random import Random
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from sim.disk import CUTS, VirtualDisk
 from sim.loop import VirtualLoop
+from sim.parts import ApiThread, Bell, SimChance, SimClock, WakingCommit
 from sim.runner import SimRunner
 from sim.store import FaultyStore
-from sim.world import Actor, Crashed, Process, World
+from sim.world import Actor, Crashed, Process
 from slimq.api.accept import Acceptor
 from slimq.api.accept_jobs import JobsAcceptor
 from slimq.api.keys_pending import PendingKeys
@@ -27,7 +25,7 @@ from slimq.api.keys_restore import restore_keys
 from slimq.api.turn import Turn
 from slimq.api.waiting import SafeWatch
 from slimq.asking import Asker
-from slimq.core.jobid import Minter, block_from, make_sysid
+from slimq.core.jobid import Minter, make_sysid
 from slimq.dispatch import Dispatcher
 from slimq.engine import Engine, SysidTaken
 from slimq.errors import (
@@ -41,7 +39,6 @@ from slimq.ingest import Ingester
 from slimq.janitor import Janitor
 from slimq.journal.append import Append
 from slimq.journal.body import Body, BodyBudget
-from slimq.journal.commit import GroupCommit
 from slimq.journal.reader import JournalReader
 from slimq.journal.record import Header, JobLine, Position
 from slimq.journal.writer import JournalWriter
@@ -64,83 +61,6 @@ GRACE_MS = 20_000
 BOOT_PAUSE_MS = (500, 60_000)
 
 
-class SimChance:
-    def __init__(self, chance: Random) -> None:
-        self._chance = chance
-
-    def uniform(self) -> float:
-        return self._chance.random()
-
-    def token(self, size: int) -> bytes:
-        return self._chance.randbytes(size)
-
-
-class SimClock:
-    """The clocks of a machine: its boot time, and a wall clock that people step."""
-
-    def __init__(self, world: World, start_ms: int, booted_ms: int) -> None:
-        self._world = world
-        self._start_ms = start_ms
-        self._booted_ms = booted_ms
-        self.skew_ms = 0
-
-    def wall_ms(self) -> int:
-        return self._start_ms + self.skew_ms + self._world.now
-
-    def boot_ms(self) -> int:
-        return self._booted_ms + self._world.now
-
-
-class Bell(threading.Event):
-    """Wakes an actor when it is set."""
-
-    def __init__(self, wake: Callable[[], None]) -> None:
-        super().__init__()
-        self._wake = wake
-
-    def set(self) -> None:
-        super().set()
-        self._wake()
-
-
-class WakingCommit(GroupCommit):
-    """Wakes its actor when something is submitted."""
-
-    wake: Callable[[], None]
-
-    def submit(self, *appends: Append) -> None:
-        super().submit(*appends)
-        self.wake()
-
-
-class ApiThread(ThreadPoolExecutor):
-    """Answers what the API asks the store, as an actor."""
-
-    def __init__(self) -> None:
-        self._asked: list[tuple[Future[Any], Callable[[], Any]]] = []
-        self.wake: Callable[[], None] = lambda: None
-
-    def submit(self, function: Any, /, *args: Any, **kwargs: Any) -> Future[Any]:
-        future: Future[Any] = Future()
-        self._asked.append((future, lambda: function(*args, **kwargs)))
-        self.wake()
-        return future
-
-    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
-        self._asked.clear()
-
-    def turn(self) -> int | None:
-        if not self._asked:
-            return None
-        future, answer = self._asked.pop(0)
-        if future.set_running_or_notify_cancel():
-            try:
-                future.set_result(answer())
-            except Exception as error:
-                future.set_exception(error)
-        return 0 if self._asked else None
-
-
 class SimNode:
     """One data folder, and the processes that run on it one after the other. Its troubles
     are set by the story: `*_trouble` are chances for each call."""
@@ -161,6 +81,7 @@ class SimNode:
         self.answers_arrive = False  # the store is a file: what it does is known
         self.process = Process(f"{self.name}.0")
         self.process.alive = False
+        self.calm_since = -1  # what hit the process last, before it lost power
         self._boots = 0
         self.up = False
 
@@ -199,6 +120,7 @@ class SimNode:
 
     def lose_power(self) -> None:
         if self.process.alive:
+            self.calm_since = self.process.hit_at
             self.hit("power cut")
             self.process.lost_power = True
             self.world.kill(self.process)
@@ -501,34 +423,3 @@ class SimNode:
         """Something was changed by hand."""
         self.engine.look_again = True
         self.engine.wake()
-
-    # For those who check.
-
-    def pending(self) -> set[str]:
-        """Return the ids that the journal holds and that are not in the store yet, as a
-        restart would find them: behind the cursor of the store."""
-        cursor = self.sim.ledger.cursors.get(self.writer.name)
-        position = Position(cursor.segment, cursor.offset) if cursor else Position()
-        inside = cursor.lines if cursor else 0
-        found: list[str] = [id_ for header in self.writer.unsynced for id_ in _ids(header)]
-        gate, self.disk.gate = self.disk.gate, lambda name: None
-        try:
-            while True:
-                entries, following = self.reader.read(position, 1 << 20)
-                for entry in entries:
-                    ids = block_from(entry.header.id, entry.header.count).ids()
-                    if entry.header.kind == "jobs":
-                        lines, _, _ = entry.body.lines(0, entry.header.count, 1 << 30)
-                        own = [msgspec.json.decode(line, type=JobLine).id for line in lines]
-                        ids = [mine or id_ for mine, id_ in zip(own, ids, strict=True)]
-                    found += ids[inside:]
-                    inside = 0
-                if following == position:
-                    return set(found)
-                position = following
-        finally:
-            self.disk.gate = gate
-
-
-def _ids(header: Header) -> list[str]:
-    return block_from(header.id, header.count).ids()

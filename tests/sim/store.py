@@ -56,7 +56,7 @@ class FaultyStore:
             self._go_wrong(name)
         inner = self._inner()
         result = getattr(inner, name)(*args, **kwargs)
-        node.sim.observe(node, inner, name, args, kwargs, result)
+        node.sim.witness.observe(node, inner, name, args, kwargs, result)
         node.may_crash()
         if trouble and node.chance.random() < trouble:
             self._go_wrong(name, after=True)

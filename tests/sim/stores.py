@@ -9,7 +9,8 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-from sim.node import SimClock, SimNode
+from sim.node import SimNode
+from sim.parts import SimClock
 from slimq.store.memory import MemoryStore
 from slimq.store.sqlite import SqliteStore
 

@@ -9,13 +9,14 @@ from typing import Any, NamedTuple
 
 from sim.invariants import check_all, check_end, check_journal
 from sim.ledger import Ledger, require
-from sim.node import SimClock, SimNode
+from sim.node import SimNode
+from sim.parts import SimClock
 from sim.runs import Runs
 from sim.stores import MemoryRig, SqliteRig
 from sim.traffic import HANDLERS, Traffic, handler_of
 from sim.trouble import Trouble
+from sim.witness import Witness
 from sim.world import START_MS, World
-from slimq.core import status as statuses
 from slimq.core.jobid import block_from, child_id
 from slimq.errors import SlimqError
 from slimq.journal.append import Append
@@ -25,7 +26,7 @@ from slimq.store.base import Policy
 HOUR_MS = 3_600_000
 CHECK_MS = 60_000
 SETTLE_MS = 6 * HOUR_MS
-BUFFERED_MS = 50
+BUFFERED_MS = 55  # 50, and the turn of the committer
 Opened = Callable[[], Any]
 
 
@@ -78,7 +79,7 @@ class Story:
         for node in self.nodes:
             node.answers_arrive = isinstance(self.rig, SqliteRig)
             self.unstored[node] = {}
-        self._offset = 0
+        self.witness = Witness(self)
         self.traffic = Traffic(self)
         self.trouble = Trouble(self)
         self.ending = False
@@ -187,7 +188,7 @@ class Story:
             self._fell_back(before)
         for row in self.ledger.running.values():
             row.dt = 0  # after a boot no lease holds
-        self._offset = 0
+        self.witness.booted()
 
     _saved_ledger: Any = None
 
@@ -261,6 +262,9 @@ class Story:
         for first in firsts:
             request = self.requests[first]
             request.fate = "lost"
+            is_old = 0 <= request.acked_at < self.world.now - BUFFERED_MS
+            is_calm = node.calm_since < request.acked_at
+            require(not (is_old and is_calm), "lost, and acknowledged long before", first)
             for id_ in request.ids:
                 self.acked_ids.discard(id_)
                 self.unstored[node].pop(id_, None)
@@ -279,102 +283,6 @@ class Story:
                     self.children[run] = Born(node, result.status, ids)
                     self.expected_children.update(ids)
 
-    # What the store is asked, and answers.
-
-    def observe(
-        self, node: SimNode, inner: Any, name: str, args: Any, kwargs: Any, result: Any
-    ) -> None:
-        watch = _WATCHES.get(name)
-        if watch is not None:
-            if name not in ("leases", "barrier"):  # these take the clock as it was
-                self._follow_clock(inner.now())
-            watch(self, node, inner, args, kwargs, result)
-
-    def _follow_clock(self, now: int) -> None:
-        """A SQLite store moves its leases when it is opened by a node whose clock was set."""
-        offset = now - self.world.now
-        if offset != self._offset and self._offset and isinstance(self.rig, SqliteRig):
-            for row in self.ledger.running.values():
-                row.dt += offset - self._offset
-        self._offset = offset
-
-    def _on_ingest(self, node: SimNode, inner: Any, args: Any, kwargs: Any, result: Any) -> None:
-        accounted = self.ledger.ingested(*args, result, inner.job)
-        for id_ in accounted:
-            for ids in self.unstored.values():
-                ids.pop(id_, None)
-        new = [new for new in args[3] if not new.parent]
-        for each in new:
-            record = self.requests.get(each.record) or self.requests.get(each.ids[0])
-            known = record is not None or self._is_in_a_request(each.ids[0])
-            require(known, "a job nobody added", each.ids[0])
-        for each in args[3]:
-            if each.parent:
-                require(
-                    each.ids[0] in self.expected_children, "a child that nobody added", each.ids[0]
-                )
-        self.world.note(f"{node.name} ingests {len(accounted)} to {args[2]}")
-
-    def _is_in_a_request(self, id_: str) -> bool:
-        return any(id_ in request.ids for request in self.requests.values())
-
-    def _on_claim(self, node: SimNode, inner: Any, args: Any, kwargs: Any, result: Any) -> None:
-        self.ledger.claimed(*args, result, inner.now(), kwargs)
-        if result.jobs:
-            ids = [job.id for job in result.jobs]
-            self.world.note(f"{node.name} claims {len(ids)} of {args[0]} from {ids[0]}")
-
-    def _on_renew(self, node: SimNode, inner: Any, args: Any, kwargs: Any, result: Any) -> None:
-        self.ledger.renewed(*args, result, inner.now(), kwargs["lease_ms"])
-        self.world.note(f"{node.name} renews {len(args[1])}, lost {len(result)}")
-
-    def _on_release(self, node: SimNode, inner: Any, args: Any, kwargs: Any, result: Any) -> None:
-        self.ledger.released(*args, result)
-        self.world.note(f"{node.name} releases {result}")
-
-    def _on_finish(self, node: SimNode, inner: Any, args: Any, kwargs: Any, result: Any) -> None:
-        made = self.ledger.finished(*args, result)
-        for move in made:
-            require(move.id in self.runs.last, "done without a run", move.id)
-            if move.status == statuses.RETRY_NO_JOURNAL:
-                self.runs.last[move.id].end = "again"
-            born = self.children.get((args[0], move.id, move.attempt))
-            if born is not None and move.status == born.status:  # else it had another end
-                self.owe(born.node, born.ids)
-        self.world.note(f"{node.name} finishes {len(made)}, stale {len(result)}")
-
-    def _on_leases(self, node: SimNode, inner: Any, args: Any, kwargs: Any, result: Any) -> None:
-        self.ledger.leases(*args, result)
-
-    def _on_free(self, node: SimNode, inner: Any, args: Any, kwargs: Any, result: Any) -> None:
-        self.ledger.freed(args[0], kwargs.get("lock"), result, inner.now())
-        if result.again or result.dead:
-            self.world.note(f"{node.name} frees {result.again} and {result.dead}")
-
-    def _on_purge(self, node: SimNode, inner: Any, args: Any, kwargs: Any, result: Any) -> None:
-        self.ledger.purge(result, max(kwargs["ok_before"], kwargs["failed_before"]), inner.job)
-        if result:
-            self.world.note(f"{node.name} purges {result}")
-
-    def _on_barrier(self, node: SimNode, inner: Any, args: Any, kwargs: Any, result: Any) -> None:
-        if result and isinstance(self.rig, SqliteRig):
-            self.rig.barrier_made()
-            self.save_store()
-
-    def _on_cancel(self, node: SimNode, inner: Any, args: Any, kwargs: Any, result: Any) -> None:
-        self.ledger.cancelled(result, inner.now())
-        self._by_hand(args[0])
-        self.world.note(f"{node.name} cancels {len(result)}")
-
-    def _on_retry(self, node: SimNode, inner: Any, args: Any, kwargs: Any, result: Any) -> None:
-        self.ledger.retried(args[0], inner.now())
-        self._by_hand(args[0])
-        self.world.note(f"{node.name} retries {len(args[0])}")
-
-    def _by_hand(self, ids: list[str]) -> None:
-        for id_ in ids:
-            self.runs.by_hand[self.ledger.aliases.get(id_, id_)] = self.world.now
-
     # The result.
 
     @property
@@ -390,12 +298,3 @@ class Story:
             "faults": sum(self.world.faults.values()),
             "trace": self.world.trace_hash,
         }
-
-
-_WATCHES: dict[str, Callable[..., None]] = {
-    name: getattr(Story, f"_on_{name}")
-    for name in (
-        *("ingest", "claim", "renew", "release", "finish", "leases", "free", "purge"),
-        *("barrier", "cancel", "retry"),
-    )
-}
