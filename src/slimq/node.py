@@ -197,6 +197,7 @@ class Node:
         watch = asyncio.create_task(self._watch_leases())
         event = "node.left_over" if self._is_left_over else "node.started"
         self._log.info(event, sysid=self.sysid, port=port, cut=self._recovery.cut_bytes)
+        self._say_what_the_sandbox_lacks()
         ready(self._url)
         if self._is_left_over:
             await self._end_when_over()
@@ -210,7 +211,10 @@ class Node:
 
     def _judge_sandbox(self, level: Level) -> None:
         self._sandbox_level = level
-        if level.lacking and not self._is_left_over:
+
+    def _say_what_the_sandbox_lacks(self) -> None:
+        level = self._sandbox_level
+        if level is not None and level.lacking and not self._is_left_over:
             self._log.warning("sandbox.lacking", **level._asdict())
 
     # --- NodePort ----------------------------------------------------------

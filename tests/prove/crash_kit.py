@@ -26,6 +26,9 @@ from postgres_kit import memory, outcome_without
 
 DISK_BYTES = 96 << 20  # the journal's reserve is 16 MiB
 SECTOR = 512
+# ext4 writes its superblock in place, two sectors with one checksum, and trusts the disk with it:
+# a torn one cannot be mounted, whoever's files are on it.
+SUPERBLOCK = range(1024, 2048)
 TOOLS = ("mkfs.ext4", "e2fsck", "losetup", "mount", "umount")
 _NEW_MOUNTS = 0x20000  # CLONE_NEWNS
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -168,9 +171,11 @@ class Images:
         if left == "all" or (left == "some" and self._chance.random() < 0.5):
             _write(file, entry.offset, entry.data)
         elif left == "torn":
+            superblock = self._chance.random() < 0.5
             for start in range(0, len(entry.data), SECTOR):
-                if self._chance.random() < 0.5:
-                    _write(file, entry.offset + start, entry.data[start : start + SECTOR])
+                at = entry.offset + start
+                if superblock if at in SUPERBLOCK else self._chance.random() < 0.5:
+                    _write(file, at, entry.data[start : start + SECTOR])
 
 
 def _write(file: int, offset: int, data: bytes) -> None:
