@@ -221,7 +221,8 @@ def _parsed(said: bytes, log: bytes) -> NotStarted:
 
 def _refusal(error: NotStarted) -> BadHandler:
     refusal = bad_field("body", _words(error))
-    refusal.extra |= {"file": error.file, "line": error.line} if error.file else {}
+    refusal.extra |= {"file": error.file} if error.file else {}
+    refusal.extra |= {"line": error.line} if error.line else {}  # a null byte is on no line
     return refusal
 
 
