@@ -64,7 +64,8 @@ sim: .venv/ready ## one simulation: make sim SEED=4711 HOURS=24; the same seed g
 lock: ## resolve the dependencies of pyproject.toml anew into requirements.lock, with hashes
 	$(PYTHON) -m venv .venv-lock
 	.venv-lock/bin/pip install -q 'uv>=0.13,<0.14'
-	.venv-lock/bin/uv pip compile pyproject.toml --extra dev --extra postgres --universal --python-version 3.11 \
+	.venv-lock/bin/uv pip compile pyproject.toml --extra dev --extra postgres --extra wasm --extra deno \
+		--universal --python-version 3.11 \
 		--generate-hashes --upgrade --custom-compile-command 'make lock' -q -o requirements.lock
 	.venv-lock/bin/uv pip compile --group server --no-deps --universal --python-version 3.11 \
 		--generate-hashes --upgrade --custom-compile-command 'make lock' -q -o requirements-server.lock

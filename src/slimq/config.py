@@ -220,8 +220,8 @@ class Functions:
     slots: int = setting(
         Integer(0, CONTEXTS_MAX),
         0,
-        "Batches of functions at a time. 0: twice the number of processor cores, shared out among "
-        "the workers.",
+        "Batches of functions of one language at a time. 0: twice the number of processor cores, "
+        "shared out among the workers.",
     )
     memory: int = setting(
         Size("64MiB", "1TiB"),

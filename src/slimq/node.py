@@ -305,7 +305,7 @@ class Node:
         return None if self._functions is None else self._functions.progress(id)
 
     def _runner(self, handler: Handler) -> Runner:
-        runner = self._runners.get(handler.lang)
+        runner = self._runners.get(handler.lang, self._functions)
         if runner is None:
             raise bad_field("lang", NO_FUNCTIONS)
         return runner
@@ -367,8 +367,9 @@ class Node:
         slots = {"exec": config.run.exec_slots or usual, "http": config.run.http_slots}
         self._functions = self._function_runner()
         if self._functions is not None:
-            self._runners["python"] = self._functions
-            slots["python"] = config.functions.slots or min(usual, CONTEXTS_MAX)
+            for lang in self._functions.langs:
+                self._runners[lang] = self._functions
+                slots[lang] = config.functions.slots or min(usual, CONTEXTS_MAX)
         scheduler = Scheduler(slots)
         self._flights = Flights(self._runners, self._clock, self._landed)
         self._dispatcher = Dispatcher(
@@ -596,7 +597,7 @@ class Node:
             await self._loop.run_in_executor(None, threads[2].join, NEWS_TIMEOUT_S)
         self._commit.close()
         await self._loop.run_in_executor(None, threads[0].join)
-        for runner in self._runners.values():
+        for runner in dict.fromkeys(self._runners.values()):
             await runner.close()
         with suppress(SlimqError):  # the store is down: others see it go by its lease
             self._store.leave(self.sysid)

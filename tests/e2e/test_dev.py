@@ -131,6 +131,19 @@ def test_a_file_that_is_written_becomes_a_function_and_shows_results_and_logs(
         dev.sees(r"^upper +200  \S+  new")
 
 
+def test_a_script_is_a_function_unless_another_file_has_its_name(folder: Path) -> None:
+    need(shutil.which("node") is not None, "Node.js is missing")
+    (folder / "upper.mjs").write_text(
+        "export const handler = (event) => String(event).toUpperCase();\n"
+    )
+    with Dev(folder) as dev:
+        dev.sees(r"^upper +---  version 1 is ready")
+        dev.add("upper", "hello")
+        dev.sees(r"^upper +200  \S+  HELLO")
+        (folder / "upper.py").write_text(UPPER)
+        dev.sees("upper.mjs and upper.py: rename all but one")
+
+
 def test_a_folder_with_a_main_file_is_a_function_and_so_is_a_change_of_any_file_in_it(
     folder: Path,
 ) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +42,31 @@ def test_a_function_that_is_uploaded_runs_the_lines(yard: Yard) -> None:
         assert status["starts"]["cold"] == 1
 
     play(yard, scene)
+
+
+def test_a_script_that_is_uploaded_runs_the_lines(yard: Yard) -> None:
+    if shutil.which("node") is None:
+        pytest.skip("there is no node")
+
+    async def scene(caller: Caller) -> None:
+        source = b"export const handler = (event) => String(event).toUpperCase();"
+        await caller.call("PUT", "/handlers/up?lang=node", data=source)
+        ids = await caller.add("/add?jobtype=up", b"one\ntwo\n")
+        assert [(await caller.done(id_))["result"] for id_ in ids] == ["ONE", "TWO"]
+
+    play(yard, scene)
+
+
+def test_a_language_that_nothing_runs_here_is_refused_and_its_jobs_wait(
+    yard: Yard, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def scene(caller: Caller) -> None:
+        source = b"exports.handler = () => 1;"
+        with pytest.raises(AssertionError, match=r"no node in PATH: install Node\.js"):
+            await caller.call("PUT", "/handlers/up?lang=node", data=source)
+
+    monkeypatch.setenv("PATH", "/nowhere")
+    assert yard.run(scene) == 0
 
 
 def test_after_a_restart_a_function_is_there_still(yard: Yard) -> None:

@@ -1,7 +1,7 @@
 """A handler as it comes in: a JSON document, or the source of a function as it is.
 
 {"lang": ..., "body": ..., "options": {...}}       PUT /handlers/{jobtype}
-a Python file, or a zip of several                 PUT /handlers/{jobtype}?lang=python
+a file, or a zip of several                        PUT /handlers/{jobtype}?lang=python
 """
 
 from __future__ import annotations
@@ -15,10 +15,11 @@ from starlette.requests import Request
 
 from slimq.api import query
 from slimq.api.query import Parameters, Target
-from slimq.core.bundle import ZIP_MARK, entry_of, read_body, read_zip, to_body
-from slimq.core.handler import FUNCTIONS, LANGS, Handler, bad_field, parse_options
+from slimq.core.bundle import WASM_MARK, ZIP_MARK, read_zip, to_body
+from slimq.core.handler import LANGS, Handler, bad_field, parse_options
+from slimq.core.language import FUNCTIONS
 from slimq.core.limits import ARGV_MAX, HANDLER_BODY_MAX, JSON_BODY_MAX, URL_MAX
-from slimq.core.requirements import python_needed, requirements_of
+from slimq.core.needs import needs_of
 
 MEMBERS = ("lang", "body", "options")
 PARAMETERS = ("client", "lang", "options")
@@ -42,10 +43,12 @@ def _read_source(source: bytes) -> str | dict[str, Any]:
     """Return what was uploaded as the body of a function."""
     if source.startswith(ZIP_MARK):
         return to_body(read_zip(source))
+    if source.startswith(WASM_MARK):
+        return to_body({"main.wasm": source})
     try:
         return source.decode()
     except UnicodeDecodeError:
-        raise bad_field("body", "Python source in UTF-8, or a zip") from None
+        raise bad_field("body", "source in UTF-8, or a zip") from None
 
 
 def _read_options(text: str) -> Any:
@@ -64,16 +67,13 @@ def read_handler(target: Target, document: Mapping[str, Any]) -> Handler:
     lang = document.get("lang")
     if lang not in LANGS:
         raise bad_field("lang", f"one of {', '.join(LANGS)}")
-    body = _BODIES[lang](document.get("body"))
+    body = _BODIES.get(lang, _source)(document.get("body"))
     written = document.get("options", {})
     if not isinstance(written, dict):
         raise bad_field("options", "an object")
     options = parse_options(lang, written)
     if lang in FUNCTIONS:
-        files = read_body(body)
-        module = entry_of(files, options.handler).module
-        requirements_of(files, module, options)
-        python_needed(files, module)
+        needs_of(lang, body, options)
     return Handler(
         client=target.client,
         jobtype=target.jobtype,
@@ -105,9 +105,9 @@ def _url(body: Any) -> str:
     return body
 
 
-def _source(body: Any) -> str | dict[str, Any]:
-    read_body(body)
-    return body if isinstance(body, str) else dict(body)
+def _source(body: Any) -> Any:
+    """What a function's files are is for `read_body` to say."""
+    return dict(body) if isinstance(body, Mapping) else body
 
 
-_BODIES: dict[str, Callable[[Any], Any]] = {"exec": _argv, "http": _url, "python": _source}
+_BODIES: dict[str, Callable[[Any], Any]] = {"exec": _argv, "http": _url}

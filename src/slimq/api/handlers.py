@@ -16,8 +16,9 @@ from slimq.api.handler_in import PARAMETERS, read_request
 from slimq.api.ports import NodePort
 from slimq.api.query import Target
 from slimq.api.render import View, handler_view, json_response
-from slimq.core.handler import FUNCTIONS, Handler
+from slimq.core.handler import Handler
 from slimq.core.jobtype import EVERY_CLIENT
+from slimq.core.language import FUNCTIONS
 from slimq.errors import NotFound
 from slimq.store.base import ControlStore
 

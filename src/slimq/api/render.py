@@ -16,9 +16,10 @@ from starlette.responses import Response
 
 from slimq.api.problem import JSON_TYPE
 from slimq.core.bundle import file_sizes
-from slimq.core.handler import FUNCTIONS, Handler
+from slimq.core.handler import Handler
 from slimq.core.jobid import parse_id
 from slimq.core.jobtype import split_type
+from slimq.core.language import FUNCTIONS
 from slimq.core.lifecycle import State, finished_at, state_of
 from slimq.core.status import outcome_of
 from slimq.journal.record import Header
@@ -126,7 +127,7 @@ def handler_view(handler: Handler, *, whole: bool = False) -> View:
         "jobtype": handler.jobtype,
         "version": handler.version,
         "lang": handler.lang,
-        **({"files": file_sizes(handler.body)} if short else {"body": handler.body}),
+        **({"files": file_sizes(handler.lang, handler.body)} if short else {"body": handler.body}),
         "options": handler.written,
         "created_at": time_text(handler.created_at),
     }

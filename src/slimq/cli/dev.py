@@ -30,8 +30,8 @@ slimq {version} runs the functions of {folder}
   data  {data}, kept between runs
 
 Every file NAME.py there, and every folder NAME with a main.py, is a function: the lines of
-jobtype NAME go to its handler(event, context). A change is deployed at once. Jobtype "echo" is
-built in. Try it, in another terminal:
+jobtype NAME go to its handler(event, context). So are files in other languages (.js, .ts, .wasm). A
+change is deployed at once. Jobtype "echo" is built in. Try it, in another terminal:
 
   # each line is a job; the answer is its id
   curl --data-binary 'hello' '{url}/add?jobtype=echo'

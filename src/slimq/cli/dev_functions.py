@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -11,11 +11,21 @@ import click
 from slimq.cli.caller import Caller, part
 from slimq.cli.source import paths_in, read_source
 from slimq.cli.uploading import upload
-from slimq.core.bundle import MAIN, PYTHON, Files, read_body, to_body
+from slimq.core.bundle import Files, read_body, to_body
+from slimq.core.entry import lang_of
 from slimq.core.jobtype import EVERY_CLIENT, is_name
+from slimq.core.language import LANGUAGES
 from slimq.errors import NotFound, Refused, SlimqError, Unreachable
 
 OPTIONS = {"backoff": {"min": "100ms", "max": "2s"}}  # who mends a function waits for it
+
+_SUFFIXES = {suffix for language in LANGUAGES.values() for suffix in language.suffixes}
+_MAINS = {
+    usual + suffix
+    for language in LANGUAGES.values()
+    for usual in language.usual
+    for suffix in language.suffixes
+}
 
 Stamp = tuple[tuple[str, int, int, int], ...]  # of each file: path, changed (ns), size, inode
 
@@ -42,7 +52,7 @@ class FunctionFolder:
             self._say(path.stem, f"{path.name} is gone; what was deployed goes on")
         for path, stamp in found.items():
             if self._seen.get(path) != stamp:
-                self._deploy(path)
+                self._deploy(path, found)
         self._seen = found
 
     def _functions(self) -> Iterator[tuple[Path, Stamp]]:
@@ -50,15 +60,19 @@ class FunctionFolder:
             for path in sorted(self._folder.iterdir()):
                 if path.name.startswith((".", "_")):
                     continue
-                if path.is_file() and path.suffix == PYTHON:
+                if path.is_file() and path.suffix in _SUFFIXES:
                     yield path, (_stamp(path),)
-                elif (path / (MAIN + PYTHON)).is_file():
+                elif path.is_dir() and any((path / main).is_file() for main in _MAINS):
                     yield path, tuple(_stamp(each) for each in paths_in(path))
         except OSError as error:  # it changed meanwhile: the next look sees more
             self._say("slimq", f"{self._folder}: {error.strerror}", is_bad=True)
 
-    def _deploy(self, path: Path) -> None:
-        jobtype = path.stem if path.suffix == PYTHON else path.name
+    def _deploy(self, path: Path, found: Iterable[Path]) -> None:
+        jobtype = _jobtype(path)
+        names = [each.name for each in found if _jobtype(each) == jobtype]
+        if len(names) > 1:
+            self._say(jobtype, f"{' and '.join(names)}: rename all but one", is_bad=True)
+            return
         try:
             self._put(jobtype, read_source(path))
         except Unreachable:
@@ -71,15 +85,15 @@ class FunctionFolder:
     def _put(self, jobtype: str, files: Files) -> None:
         if not is_name(jobtype):
             raise click.UsageError(f"{jobtype} can be no jobtype: rename the file")
-        current = self._current(jobtype)
-        if current is not None and current["lang"] == "python":
-            if read_body(current["body"]) == files:
+        lang, current = lang_of(files), self._current(jobtype)
+        if current is not None and current["lang"] == lang:
+            if read_body(lang, current["body"]) == files:
                 self._ready(jobtype, current)
                 return
             options = current["options"]
         else:
             options = OPTIONS
-        document = {"lang": "python", "body": to_body(files), "options": options}
+        document = {"lang": lang, "body": to_body(files), "options": options}
         tell = lambda line: self._say(jobtype, line)  # noqa: E731
         answer = upload(self._node, jobtype, EVERY_CLIENT, document, tell)
         self._ready(jobtype, answer)
@@ -95,6 +109,10 @@ class FunctionFolder:
             if error.extra.get("status") == NotFound.status:
                 return None
             raise
+
+
+def _jobtype(path: Path) -> str:
+    return path.stem if path.suffix in _SUFFIXES else path.name
 
 
 def _stamp(path: Path) -> tuple[str, int, int, int]:

@@ -13,11 +13,12 @@ import click
 from slimq.cli import checkup
 from slimq.cli.checkup import Check
 from slimq.cli.checkup_database import database
-from slimq.cli.checkup_functions import sandbox
+from slimq.cli.checkup_functions import languages, sandbox
 from slimq.cli.options import config_options, load_config
 from slimq.cli.output import json_option, print_json
 from slimq.config import SANDBOX_OFF, Config
 from slimq.errors import ConfigError
+from slimq.runner.programs import find_programs
 from slimq.runner.sandbox import Sandbox
 from slimq.system.cgroup import ControlGroups
 from slimq.system.clock import SystemClock
@@ -69,6 +70,7 @@ def _of_config(config: Config) -> list[Check]:
         checkup.descriptors(open_files),
         checkup.clock(data, SystemClock()),
         sandbox(Sandbox(ControlGroups(), unsafe=config.functions.sandbox == SANDBOX_OFF)),
+        languages(find_programs()),
     ]
 
 

@@ -20,6 +20,7 @@ from slimq.cli.options import (
 )
 from slimq.cli.output import json_option, print_json, print_members, print_next, print_table
 from slimq.core.jobtype import EVERY_CLIENT
+from slimq.core.language import LANGUAGES
 
 COLUMNS = ("client", "jobtype", "version", "lang", "body", "options", "created")
 EXEC_FLAG = "--exec"
@@ -133,8 +134,8 @@ def _row(handler: Mapping[str, Any]) -> list[Any]:
         body = list(handler["files"])
     elif isinstance(body, dict):
         body = list(body)
-    elif handler["lang"] == "python":
-        body = "main.py"
+    elif handler["lang"] in LANGUAGES:
+        body = LANGUAGES[handler["lang"]].text
     return [
         handler["client"],
         handler["jobtype"],

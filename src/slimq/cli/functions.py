@@ -27,36 +27,47 @@ from slimq.cli.output import (
 )
 from slimq.cli.source import compare, read_source
 from slimq.cli.uploading import upload
-from slimq.core.bundle import entry_of, read_body, to_body
+from slimq.core.bundle import read_body, to_body
+from slimq.core.entry import entry_of, lang_of
 from slimq.core.jobtype import EVERY_CLIENT
+from slimq.core.language import FUNCTIONS
 from slimq.core.limits import JSON_BODY_MAX
 
 
 @click.command(name="deploy")
 @click.argument("jobtype")
 @click.argument("source", type=click.Path(exists=True, path_type=Path))
+@click.option("--lang", type=click.Choice(FUNCTIONS), help="If its files do not tell it right.")
 @every_client_option
 @handler_options
 @node_option
 @json_option
 def deploy(
-    jobtype: str, source: Path, client: str, pairs: tuple[str, ...], node: Caller, as_json: bool
+    jobtype: str,
+    source: Path,
+    lang: str | None,
+    client: str,
+    pairs: tuple[str, ...],
+    node: Caller,
+    as_json: bool,
 ) -> None:
-    """Upload a function, as a new version: SOURCE is a Python file, a folder or a zip.
+    """Upload a function, as a new version: SOURCE is a file, a folder or a zip.
 
+    Its files tell the language: .py is python, .js is node, .ts is deno, .wasm is wasm.
     A version that cannot be loaded is refused, and the one before it goes on.
     """
-    body, options = to_body(read_source(source)), read_handler_options(pairs)
-    entry_of(read_body(body), str(options.get("handler", "")))
-    document = {"lang": "python", "body": body, "options": options}
+    files, options = read_source(source), read_handler_options(pairs)
+    lang = lang or lang_of(files)
+    entry_of(lang, read_body(lang, to_body(files)), str(options.get("handler", "")))
+    document = {"lang": lang, "body": to_body(files), "options": options}
     answer = upload(node, jobtype, client, document, _tell)
     if as_json:
         print_json(answer)
         return
     whose = "every client" if client == EVERY_CLIENT else client
     size = sum(answer["files"].values())
-    files = f"{len(answer['files'])} files, {size:,} bytes"
-    click.echo(f"{jobtype} of {whose} is run by version {answer['version']} ({files})")
+    content = f"{len(answer['files'])} files, {size:,} bytes"
+    click.echo(f"{jobtype} of {whose} is run by version {answer['version']} ({lang}, {content})")
     print_next(
         f"echo hello | slimq fn invoke {jobtype}{same_client(client)}",
         f"echo hello | slimq add {jobtype}{same_client(client)}",

@@ -74,7 +74,7 @@ def _texts(handler: Mapping[str, Any]) -> dict[str, list[str]]:
         about["body"] = body
         files: Files = {}
     else:
-        files = read_body(body)
+        files = read_body(handler["lang"], body)
     texts = {name: content.decode("utf-8", "backslashreplace") for name, content in files.items()}
     texts["handler"] = json.dumps(about, indent=2, sort_keys=True)
     return {name: text.splitlines() for name, text in texts.items()}

@@ -2,7 +2,7 @@
 
 ::
 
-    "def handler(event, context): ..."                        one file, main.py
+    "def handler(event, context): ..."                        one file: main.py, main.js ...
     {"hash.py": "import lib ...", "lib.py": "...",            several, by their paths;
      "logo.png": {"base64": "iVBORw0K..."}}                   bytes that are no text in base64
     a zip                                                     becomes the second form
@@ -16,42 +16,30 @@ import base64
 import binascii
 import hashlib
 import io
-import re
 import stat
-import sys
 import zipfile
 import zlib
-from collections.abc import Iterable, Mapping
-from typing import Any, NamedTuple
+from collections.abc import Mapping
+from typing import Any
 
 from slimq.core.handler import bad_field
+from slimq.core.language import LANGUAGES, PYTHON
 from slimq.core.limits import FUNCTION_BYTES_MAX, FUNCTION_DEPTH_MAX, FUNCTION_FILES_MAX
 
 Files = dict[str, bytes]  # by path, with slashes, relative
 Body = str | dict[str, Any]
 
-MAIN = "main"
-PYTHON = ".py"
-ZIP_MARK = b"PK"  # what every zip starts with, and no Python source
+ZIP_MARK = b"PK"  # what every zip starts with, and no source
+WASM_MARK = b"\0asm"  # and every compiled module of WebAssembly
 
 _NAME_MAX = 255  # bytes; what common filesystems take
-_ENTRY_MAX = 256
-_ENTRY = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*")
 _COMPRESSIONS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
 
 
-class Entry(NamedTuple):
-    """Where a function begins: a module, and the name of what is called in it; '' when one of
-    the usual names does."""
-
-    module: str
-    name: str
-
-
-def read_body(body: object) -> Files:
+def read_body(lang: str, body: object) -> Files:
     """Return the files that the body of a handler holds; raise BadHandler naming the rule."""
     if isinstance(body, str):
-        return _checked({MAIN + PYTHON: _encoded("body", body)})
+        return _checked({LANGUAGES[lang].text: _encoded("body", body)})
     if not isinstance(body, Mapping):
         raise bad_field("body", 'the source as text, or {"path": "text", ...} for several files')
     return _checked({path: _content(path, value) for path, value in body.items()})
@@ -62,9 +50,9 @@ def to_body(files: Mapping[str, bytes]) -> dict[str, Any]:
     return {path: _written(files[path]) for path in sorted(files)}
 
 
-def file_sizes(body: object) -> dict[str, int]:
+def file_sizes(lang: str, body: object) -> dict[str, int]:
     """Return the bytes of each file that the body of a function holds, without looking closer."""
-    files = body if isinstance(body, Mapping) else {MAIN + PYTHON: body}
+    files = body if isinstance(body, Mapping) else {LANGUAGES[lang].text: body}
     return {path: _size(files[path]) for path in sorted(files)}
 
 
@@ -86,7 +74,7 @@ def read_zip(data: bytes) -> Files:
                     continue
                 _check_item(item)
                 if item.filename in files:
-                    raise bad_field("body", f"{_shown(item.filename)} is in the zip twice")
+                    raise bad_field("body", f"{shown(item.filename)} is in the zip twice")
                 room = FUNCTION_BYTES_MAX - sum(map(len, files.values()))
                 with archive.open(item) as stream:
                     files[item.filename] = stream.read(room + 1)
@@ -105,61 +93,20 @@ def digest(files: Mapping[str, bytes]) -> str:
     return whole.hexdigest()
 
 
-def entry_of(files: Mapping[str, bytes], handler: str) -> Entry:
-    """Return where a function begins. `handler` is its option: ``function``,
-    ``module.function``, or '' for the usual names. Raises BadHandler."""
-    if handler and (len(handler) > _ENTRY_MAX or not _ENTRY.fullmatch(handler)):
-        raise bad_field("options.handler", "function or module.function, such as main.handler")
-    module, _, name = handler.rpartition(".")
-    module = module or _only_module(files)
-    if not _paths_of(module) & files.keys():
-        raise bad_field("options.handler", f"there is no file {module.replace('.', '/')}{PYTHON}")
-    _check_hidden(files, module)
-    return Entry(module, name)
-
-
-def _only_module(files: Mapping[str, bytes]) -> str:
-    if MAIN + PYTHON in files:
-        return MAIN
-    top = [path for path in files if "/" not in path and path.endswith(PYTHON)]
-    if len(top) != 1:
-        found = f"of {len(top)} Python files" if top else "there is no Python file: write"
-        rule = f'{found} at the top, say which: "module.function", or call one {MAIN}{PYTHON}'
-        raise bad_field("options.handler" if top else "body", rule)
-    return top[0].removesuffix(PYTHON)
-
-
-def _paths_of(module: str) -> set[str]:
-    path = module.replace(".", "/")
-    return {path + PYTHON, f"{path}/__init__{PYTHON}"}
-
-
-def _check_hidden(files: Iterable[str], entry: str) -> None:
-    """Python's own modules are found first. Where a function begins is found all the same."""
-    for path in files:
-        name = path.partition("/")[0].removesuffix(PYTHON)
-        is_module = path.endswith(PYTHON) and name != entry
-        if is_module and name in sys.stdlib_module_names:
-            rule = f"{_shown(path)} would never be imported: Python has a module {name} of its own"
-            raise bad_field("body", rule)
-
-
 def _check_item(item: zipfile.ZipInfo) -> None:
     mode = item.external_attr >> 16
     if stat.S_IFMT(mode) not in (0, stat.S_IFREG):
-        raise bad_field("body", f"{_shown(item.filename)} is a link or a device, not a file")
+        raise bad_field("body", f"{shown(item.filename)} is a link or a device, not a file")
     if item.flag_bits & 1:
-        raise bad_field("body", f"{_shown(item.filename)} is encrypted")
+        raise bad_field("body", f"{shown(item.filename)} is encrypted")
     if item.compress_type not in _COMPRESSIONS:
-        raise bad_field(
-            "body", f"{_shown(item.filename)} is compressed by another way than deflate"
-        )
+        raise bad_field("body", f"{shown(item.filename)} is compressed by another way than deflate")
     if item.orig_filename != item.filename:
-        raise bad_field("body", f"{_shown(item.orig_filename)} has a NUL or backslash in its name")
+        raise bad_field("body", f"{shown(item.orig_filename)} has a NUL or backslash in its name")
 
 
 def _content(path: object, value: object) -> bytes:
-    field = f"body[{_shown(path)}]"
+    field = f"body[{shown(path)}]"
     if isinstance(value, str):
         return _encoded(field, value)
     if isinstance(value, Mapping) and value.keys() == {"base64"}:
@@ -191,10 +138,10 @@ def _checked(files: Files) -> Files:
     for path in files:
         _check_path(path)
         if path.endswith(f"/__init__{PYTHON}") and path[: -len("/__init__.py")] + PYTHON in files:
-            raise bad_field("body", f"{_shown(path)} collides with the module of the same name")
+            raise bad_field("body", f"{shown(path)} collides with the module of the same name")
         folders = {path[:at] for at, char in enumerate(path) if char == "/"}
         for taken in folders & files.keys():
-            rule = f"{_shown(path)} collides: {_shown(taken)} is both a file and a folder"
+            rule = f"{shown(path)} collides: {shown(taken)} is both a file and a folder"
             raise bad_field("body", rule)
     return files
 
@@ -208,17 +155,18 @@ def _check_size(files: Mapping[str, bytes]) -> None:
 
 def _check_path(path: object) -> None:
     if not isinstance(path, str) or not path.isprintable() or "\\" in path:
-        raise bad_field("body", f"{_shown(path)}: a path is printable text, without backslashes")
+        raise bad_field("body", f"{shown(path)}: a path is printable text, without backslashes")
     parts = path.split("/")
     if any(part in ("", ".", "..") for part in parts):
         rule = "a path is relative, and no part of it is empty, . or .."
-        raise bad_field("body", f"{_shown(path)}: {rule}")
+        raise bad_field("body", f"{shown(path)}: {rule}")
     too_long = any(len(part.encode()) > _NAME_MAX for part in parts)
     if too_long or len(parts) > FUNCTION_DEPTH_MAX:
         rule = f"at most {FUNCTION_DEPTH_MAX} parts, each of at most {_NAME_MAX} bytes"
-        raise bad_field("body", f"{_shown(path)}: {rule}")
+        raise bad_field("body", f"{shown(path)}: {rule}")
 
 
-def _shown(path: object) -> str:
+def shown(path: object) -> str:
+    """Return a path as errors quote it."""
     text = ascii(path)
     return text if len(text) <= 80 else text[:80] + "..."

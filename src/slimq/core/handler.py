@@ -13,6 +13,7 @@ import msgspec
 
 from slimq.core.duration import RULE as DURATION_RULE
 from slimq.core.duration import parse_ms
+from slimq.core.language import FUNCTIONS
 from slimq.core.limits import (
     BATCH_MAX,
     CONCURRENCY_MAX,
@@ -30,8 +31,7 @@ from slimq.core.size import RULE as SIZE_RULE
 from slimq.core.size import format_bytes, parse_bytes
 from slimq.errors import BadHandler
 
-LANGS = ("exec", "http", "python")
-FUNCTIONS = ("python",)  # langs whose body is source
+LANGS = ("exec", "http", *FUNCTIONS)
 
 
 class Options(msgspec.Struct, frozen=True, kw_only=True):
@@ -131,6 +131,8 @@ def _check_together(lang: str, options: Options) -> None:
         raise bad_field("options.result", "only lang exec has a choice of result")
     if options.ordered and options.batch_size != 1:
         raise bad_field("options.batch_size", "must be 1 when ordered is true")
+    if lang == "wasm" and options.event != "bytes":
+        raise bad_field("options.event", "a module of lang wasm reads lines: only bytes")
     if options.retry_on & options.fail_on:
         raise bad_field("options.retry_on", "no code may be in both retry_on and fail_on")
 

@@ -13,8 +13,9 @@ import tomllib
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-from slimq.core.bundle import PYTHON, Files
+from slimq.core.bundle import Files
 from slimq.core.handler import Options, bad_field
+from slimq.core.language import PYTHON
 from slimq.core.limits import REQUIREMENTS_MAX
 
 FILE = "requirements.txt"

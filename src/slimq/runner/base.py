@@ -12,15 +12,13 @@ from slimq.core.job import Batch, Ran
 
 
 class Runner(Protocol):
-    """Runs batches of one lang, on the event loop of the process.
+    """Runs batches of some langs, on the event loop of the process.
 
     `run` never raises for what a handler does: a handler that cannot be reached, dies,
     hangs or answers garbage gives results that say so (ERROR), for the jobs concerned.
     Cancelling the task that awaits `run` stops the handler: the process group is killed,
     the request aborted, and nothing of it is left when the task has ended.
     """
-
-    lang: str
 
     def check(self, handler: Handler) -> None:
         """Raise BadHandler, naming the field, when a handler can never run here. May

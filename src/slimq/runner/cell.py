@@ -69,6 +69,12 @@ def outside_system(folders: Iterable[str]) -> tuple[str, ...]:
     return tuple(sorted(folder for folder in folders if not _of_system(folder)))
 
 
+def interpreter_folders(program: Path) -> tuple[str, ...]:
+    """Return what a program needs to be readable that was installed as ``<prefix>/bin/program``."""
+    prefix = str(program.parent.parent)
+    return () if _of_system(prefix) else (prefix,)
+
+
 def mounts(readable: Iterable[str], passwd: int) -> Iterator[str]:
     """Yield the arguments of bubblewrap that make the files of a sandbox, but for /tmp."""
     yield from ("--ro-bind", "/usr", "/usr")

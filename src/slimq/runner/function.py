@@ -14,12 +14,13 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from slimq.core import status
-from slimq.core.bundle import Entry, Files, entry_of, read_body
+from slimq.core.entry import Entry
 from slimq.core.handler import Handler, bad_field
 from slimq.core.job import Batch, Ran, Result
 from slimq.core.jobtype import EVERY_CLIENT
 from slimq.core.limits import CONTEXT_START_S, MIB
-from slimq.core.requirements import fits, python_needed, requirements_of
+from slimq.core.needs import Needs, needs_of
+from slimq.core.requirements import fits
 from slimq.errors import BadHandler
 from slimq.runner.answer import bounded, same_for_all
 from slimq.runner.cell import Cell
@@ -28,22 +29,20 @@ from slimq.runner.environments import BadEnvironment, Environments
 from slimq.runner.exchange import NOT_TAKEN, payload_of
 from slimq.runner.function_verdict import describe, judge
 from slimq.runner.packages import NotBuilt, Packages
+from slimq.runner.programs import (
+    Missing,
+    Program,
+    Programs,
+    find_programs,
+    python_program,
+    version_of,
+)
 from slimq.runner.unpack import Unpacked
 from slimq.runner.warm import ENDS, STARTS, Key, NotStarted, WarmContexts
 from slimq.system.process import Processes, SystemProcesses
 
-HOST = Path(__file__).parent / "host" / "python_host.py"
 RUN, CHECK = "run", "check"  # modes of the program in the context
 _DESCRIPTORS = 6  # standard input, output and error, and the three of the exchange
-
-
-class Needs(NamedTuple):
-    """A function as it is uploaded, and what it says it needs."""
-
-    files: Files
-    entry: Entry
-    requirements: tuple[str, ...]
-    python: str
 
 
 class Place(NamedTuple):
@@ -55,12 +54,10 @@ class Place(NamedTuple):
 
 class FunctionRunner:
     """Runs functions (see `Runner`), on the loop of the first `run`. `folder` is where their
-    files are unpacked; the packages that they need lie beside it. `environments` names
-    interpreters, `builder` is the environment of what builds packages, and `environment` that of
-    the command which starts a context, not of the function. The bounds are those of
-    `WarmContexts`."""
-
-    lang = "python"
+    files are unpacked; the packages that they need lie beside it. `programs` says what runs each
+    language, `environments` names interpreters of Python, `builder` is the environment of what
+    builds packages, and `environment` that of the command which starts a context, not of the
+    function. The bounds are those of `WarmContexts`."""
 
     def __init__(
         self,
@@ -71,7 +68,7 @@ class FunctionRunner:
         idle_s: float,
         environment: Mapping[str, str] | None = None,
         processes: Processes | None = None,
-        python: Path | None = None,
+        programs: Programs | None = None,
         environments: Mapping[str, str] | None = None,
         builder: Mapping[str, str] | None = None,
     ) -> None:
@@ -79,20 +76,26 @@ class FunctionRunner:
         self._unpacked = Unpacked(folder)
         self._environment = dict(environment or {})
         self._processes = processes or SystemProcesses()
-        own = (python or Path(sys.executable)).resolve()
-        self._environments = Environments(environments or {}, own)
+        self._programs = find_programs() if programs is None else programs
+        self._environments = Environments(environments or {}, Path(sys.executable).resolve())
         self._packages = Packages(folder.parent / "packages", builder or {})
         self._warm = WarmContexts(memory_max, idle_s)
         self._running: dict[Context, Batch] = {}
 
+    @property
+    def langs(self) -> list[str]:
+        """The languages whose functions can run here."""
+        return [lang for lang, each in self._programs.items() if not isinstance(each, Missing)]
+
     def check(self, handler: Handler) -> None:
-        _needs(handler)
-        self._environments.path(handler.options.eid)
+        self._program(handler)
+        needs_of(handler.lang, handler.body, handler.options)
 
     async def try_out(self, handler: Handler) -> None:
         """Load a function once, in a context of its own; raise BadHandler with file, line and
         reason when it cannot be run."""
         client = "main" if handler.client == EVERY_CLIENT else handler.client
+        await self._check_version(self._program(handler))
         try:
             context = await self._start(handler, client, CHECK)
         except NotStarted as error:
@@ -120,7 +123,7 @@ class FunctionRunner:
                 self._warm.give_back(context)
             if is_last or ended.death is None or ended.answer.phase != NOT_TAKEN:
                 break  # else it was dead before it had the batch: another one gets it
-        return judge(ended, count, options)
+        return judge(ended, count, options, in_turn=handler.lang != "wasm")
 
     async def close(self) -> None:
         await self._packages.close()
@@ -144,11 +147,28 @@ class FunctionRunner:
             "ends": {name: counted[name] for name in ENDS},
         }
 
+    def _program(self, handler: Handler) -> Program:
+        """Return what runs a function; raise BadHandler when there is nothing."""
+        lang, eid = handler.lang, handler.options.eid
+        if lang == "python":
+            return python_program(self._environments.path(eid), self._environments.readable(eid))
+        program = self._programs[lang]
+        if isinstance(program, Missing):
+            raise bad_field("lang", str(program))
+        return program
+
+    async def _check_version(self, program: Program) -> None:
+        if not program.oldest:
+            return
+        version = await asyncio.get_running_loop().run_in_executor(None, version_of, program)
+        if isinstance(version, Missing):
+            raise bad_field("lang", str(version))
+
     # --- a new context -----------------------------------------------------
 
     async def _start(self, handler: Handler, client: str, mode: str) -> Context:
         try:
-            needs = _needs(handler)
+            needs = needs_of(handler.lang, handler.body, handler.options)
             packages = await self._built(needs, handler.options.eid, anew=mode == CHECK)
             folder = await asyncio.get_running_loop().run_in_executor(
                 None, self._unpacked.place, needs.files
@@ -184,32 +204,24 @@ class FunctionRunner:
     def _spawn(
         self, handler: Handler, client: str, mode: str, place: Place, entry: Entry
     ) -> Context:
-        options, eid = handler.options, handler.options.eid
+        options, program = handler.options, self._program(handler)
         about = (client, handler.jobtype, str(handler.version), str(options.memory // MIB))
-        python = str(self._environments.path(eid))
-        program = [python, "-I", "-S", str(HOST), "3", "4", "5", mode]
-        words = [*place, "site" if eid else "", *entry, options.event, *about]
+        command = [*program.words(options.memory), "3", "4", "5", mode]
+        words = [*place, "site" if options.eid else "", *entry, options.event, *about]
         cell = Cell(
             client=client,
-            readable=(*self._environments.readable(eid), str(HOST.parent), *filter(None, place)),
+            readable=(*program.readable, *filter(None, place)),
+            environment=program.environment,
             network=options.network,
             memory_bytes=options.memory,
             tmp_bytes=options.tmp,
             processes=options.processes,
             descriptors=_DESCRIPTORS,
         )
-        launch = self._sandbox.launch([*program, *words], cell)
+        launch = self._sandbox.launch([*command, *words], cell)
         return Context(
             launch, options.memory, self._environment, self._processes, self._warm.forget
         )
-
-
-def _needs(handler: Handler) -> Needs:
-    """Read a function; raise BadHandler."""
-    files = read_body(handler.body)
-    entry = entry_of(files, handler.options.handler)
-    requirements = requirements_of(files, entry.module, handler.options)
-    return Needs(files, entry, requirements, python_needed(files, entry.module))
 
 
 def _parsed(said: bytes, log: bytes) -> NotStarted:

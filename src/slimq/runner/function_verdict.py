@@ -5,6 +5,7 @@ done                   each result counts; a job without one is NO_RESULT
 a hook failed          RETRY for every job that has no result, or was OK: what
                        `after_batch` did not complete is not done
 died in a hook         the same
+what ran them died     as below, and the context is well: an instance of a module
 died in a job          the results before it stand, unless an `after_batch` was to
                        come; the job is the first of the suspects, and guilty
                        alone when it is the only one
@@ -29,30 +30,37 @@ from slimq.runner.context import Death, Ended
 from slimq.runner.exchange import IN_JOBS
 
 _RECORD = Struct("<BHI")
-_RESULT, _ERROR, _AFTER, _CHILD, _HOOK_FAILED, _EXTRA = range(1, 7)
+_RESULT, _ERROR, _AFTER, _CHILD, _HOOK_FAILED, _EXTRA, _DIED = range(1, 8)
 _PLAIN_OK = _RECORD.pack(_RESULT, status.OK, 0)
 _SIGNAL_EXIT = 128  # what a shell, and bubblewrap, add to the number of a signal
 
 
 class Said(NamedTuple):
     """The records of an answer: results of the first jobs, in order, with their children;
-    `hook` is why a hook failed; `extra` counts results beyond the last job."""
+    `hook` is why a hook failed; `died` is why what ran the jobs died, in a context that did not;
+    `extra` counts results beyond the last job."""
 
     results: list[Result]
     children: list[list[ChildLine]]
     hook: str
+    died: str
     extra: int
     bad_children: int
 
 
-def judge(ended: Ended, count: int, options: Options) -> Ran:
-    """Return what became of a batch of `count` jobs."""
+def judge(ended: Ended, count: int, options: Options, *, in_turn: bool = True) -> Ran:
+    """Return what became of a batch of `count` jobs. `in_turn` says that each job has its result
+    before the next one begins: then it is known who is guilty of a death."""
     said = read_records(ended.answer.records, count)
     log = _log(ended.log, said)
+    if said.died and len(said.results) < count:
+        end = Result(status.CRASHED, error=said.died)
+        return _died_in_job(end, ended.answer.stands, said, count, log, in_turn)
     if ended.death is None:
         ran = _done(said, count, log)
     elif ended.answer.phase == IN_JOBS and len(said.results) < count:
-        return _died_in_job(ended, said, count, options, log)
+        end = Result(_status_of(ended.death), error=bounded(describe(ended.death, options)))
+        return _died_in_job(end, ended.answer.stands, said, count, log, in_turn)
     elif len(said.results) == count and ended.answer.stands:
         ran = _done(said, count, log)
     else:
@@ -65,7 +73,7 @@ def read_records(records: bytes, count: int) -> Said:
     """Read as many records as are whole, and results of no more than `count` jobs. Nothing of
     them is trusted."""
     if records == _PLAIN_OK * count:
-        return Said([Result(status.OK) for _ in range(count)], [], "", 0, 0)
+        return Said([Result(status.OK) for _ in range(count)], [], "", "", 0, 0)
     reader = _Reader(count)
     at, end = 0, len(records)
     while at < end:
@@ -87,7 +95,7 @@ class _Reader:
         self._count = count
         self._results: list[Result] = []
         self._children: list[list[ChildLine]] = []
-        self._hook = ""
+        self._hook = self._died = ""
         self._extra = self._bad_children = 0
         self._error = ""
         self._after: int | None = None
@@ -104,11 +112,15 @@ class _Reader:
             self._take_child(payload)
         elif kind == _HOOK_FAILED:
             self._hook = _text(payload) or "a hook failed"
+        elif kind == _DIED:
+            self._died = _text(payload) or "it died"
         elif kind == _EXTRA and payload.isdigit() and len(payload) < 16:
             self._extra = int(payload)
 
     def said(self) -> Said:
-        return Said(self._results, self._children, self._hook, self._extra, self._bad_children)
+        return Said(
+            self._results, self._children, self._hook, self._died, self._extra, self._bad_children
+        )
 
     def _take_result(self, code: int, text: bytes) -> None:
         if len(self._results) < self._count:
@@ -143,18 +155,19 @@ def _retried(said: Said, count: int, log: bytes) -> Ran:
     return Ran(results, _all_children(said, count), log)
 
 
-def _died_in_job(ended: Ended, said: Said, count: int, options: Options, log: bytes) -> Ran:
-    assert ended.death is not None, "nobody died"
+def _died_in_job(
+    end: Result, stands: bool, said: Said, count: int, log: bytes, in_turn: bool
+) -> Ran:
     guilty = len(said.results)
-    end = Result(_status_of(ended.death), error=bounded(describe(ended.death, options)))
     if count == 1:
         end.crashed = end.status == status.CRASHED
         return Ran([end], [[]], log, died=True)
-    kept = guilty if ended.answer.stands else 0
+    kept = guilty if stands else 0
     results = said.results[:kept] + same_for_all(count - kept, end)
     children = _all_children(said, count)[:kept] + [[] for _ in range(count - kept)]
     suspects = [guilty, *(index for index in range(kept, count) if index != guilty)]
-    return Ran(results, children, log, died=True, suspects=suspects, guilty=guilty)
+    known = guilty if in_turn else None
+    return Ran(results, children, log, died=True, suspects=suspects, guilty=known)
 
 
 def _all_children(said: Said, count: int) -> list[list[ChildLine]]:

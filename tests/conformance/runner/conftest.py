@@ -10,7 +10,17 @@ from pathlib import Path
 import pytest
 import uvloop
 from address_kit import canary
-from runner_kit import HTTP_BEHAVIOURS, ExecBench, FunctionBench, HttpBench, Target
+from runner_kit import (
+    HTTP_BEHAVIOURS,
+    DenoBench,
+    ExecBench,
+    FunctionBench,
+    HttpBench,
+    NodeBench,
+    Target,
+    WasmBench,
+    need_lang,
+)
 
 __all__ = ["canary"]
 
@@ -43,8 +53,13 @@ def _nothing_is_left() -> Iterator[None]:
     assert children() == others  # a PostgreSQL of other tests may run
 
 
-@pytest.fixture(params=[ExecBench, HttpBench, FunctionBench], ids=["exec", "http", "python"])
+SCRIPTS = (NodeBench, DenoBench)
+BENCHES = (ExecBench, HttpBench, FunctionBench, *SCRIPTS, WasmBench)
+
+
+@pytest.fixture(params=BENCHES, ids=[each.lang for each in BENCHES])
 def bench(request: pytest.FixtureRequest) -> Iterator[ExecBench | HttpBench | FunctionBench]:
+    need_lang(request.param.lang)
     with request.param().open() as opened:
         yield opened
 
@@ -58,4 +73,18 @@ def target() -> Iterator[Target]:
 @pytest.fixture
 def functions() -> Iterator[FunctionBench]:
     with FunctionBench().open() as opened:
+        yield opened
+
+
+@pytest.fixture(params=SCRIPTS, ids=[each.lang for each in SCRIPTS])
+def scripts(request: pytest.FixtureRequest) -> Iterator[FunctionBench]:
+    need_lang(request.param.lang)
+    with request.param().open() as opened:
+        yield opened
+
+
+@pytest.fixture
+def modules() -> Iterator[FunctionBench]:
+    need_lang("wasm")
+    with WasmBench().open() as opened:
         yield opened

@@ -4,6 +4,7 @@ function in a warm context."""
 from __future__ import annotations
 
 import hashlib
+import os
 import socket
 import sys
 import threading
@@ -15,8 +16,11 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+import pytest
 import uvloop
 from function_behaviours import FUNCTION_BEHAVIOURS
+from module_behaviours import MODULE_BEHAVIOURS
+from script_behaviours import SCRIPT_BEHAVIOURS
 
 from plain_sandbox import PlainSandbox
 from slimq.core.handler import Handler, parse_options
@@ -25,10 +29,12 @@ from slimq.runner.base import Runner
 from slimq.runner.command import CommandRunner
 from slimq.runner.function import FunctionRunner
 from slimq.runner.http import HttpRunner
+from slimq.runner.programs import Missing, find_programs
 from slimq.system.clock import SystemClock
 
 COMMAND = Path(__file__).with_name("command_behaviours.py")
 LOOPBACK = [ip_network("127.0.0.0/8")]
+PROGRAMS = find_programs()
 SECRET = "whsec_" + "A" * 32
 
 
@@ -59,6 +65,13 @@ def batch_of(
         for index, data in enumerate(datas)
     ]
     return Batch(f"{client}/mail", handler, jobs)
+
+
+def need_lang(lang: str) -> None:
+    """Skip a test where nothing runs functions of a language, which is a defect in CI."""
+    program = PROGRAMS.get(lang)
+    if isinstance(program, Missing):
+        pytest.fail(str(program)) if os.environ.get("CI") else pytest.skip(str(program))
 
 
 def python(source: str, *arguments: str) -> list[str]:
@@ -311,6 +324,8 @@ class FunctionBench:
     no_result = "no result"
     bad_child = b"'not legal' is no name of a jobtype"
 
+    behaviours = FUNCTION_BEHAVIOURS
+
     def __init__(self) -> None:
         self.folder = Path()
         self.sandbox = PlainSandbox()
@@ -322,11 +337,34 @@ class FunctionBench:
             yield self
 
     def runner(self, **changes: Any) -> FunctionRunner:
-        settings: dict[str, Any] = {"memory_max": 1 << 30, "idle_s": 600.0}
+        settings: dict[str, Any] = {"memory_max": 1 << 30, "idle_s": 600.0, "programs": PROGRAMS}
         return FunctionRunner(self.sandbox, self.folder / "functions", **(settings | changes))
 
     def batch(self, behaviour: str, datas: list[bytes], **written: Any) -> Batch:
-        return batch_of("python", FUNCTION_BEHAVIOURS[behaviour], datas, **written)
+        return self.of(self.behaviours[behaviour], datas, **written)
 
     def of(self, source: str | dict[str, Any], datas: list[bytes], **written: Any) -> Batch:
-        return batch_of("python", source, datas, **written)
+        return batch_of(self.lang, source, datas, **written)
+
+
+class NodeBench(FunctionBench):
+    lang = "node"
+    behaviours = SCRIPT_BEHAVIOURS
+
+
+class DenoBench(NodeBench):
+    lang = "deno"
+
+    def of(self, source: str | dict[str, Any], datas: list[bytes], **written: Any) -> Batch:
+        """A source that has no name would be TypeScript, which has no `exports`."""
+        body = {"main.cjs": source} if isinstance(source, str) else source
+        return super().of(body, datas, **written)
+
+
+class WasmBench(FunctionBench):
+    lang = "wasm"
+    garbage = ExecBench.garbage
+    bad_child = b"ignored 1 malformed children"
+
+    def batch(self, behaviour: str, datas: list[bytes], **written: Any) -> Batch:
+        return self.of(MODULE_BEHAVIOURS[behaviour](len(datas)), datas, **written)

@@ -6,62 +6,22 @@ import asyncio
 import os
 import signal
 import time
-from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-from runner_kit import FunctionBench, id_of, on_loop, run_once
+from function_kit import errors, is_gone, run, run_in_parts, statuses, texts, until, with_runner
+from runner_kit import FunctionBench, id_of
 
 from slimq.core import status
-from slimq.core.job import Batch, Ran
+from slimq.core.job import Ran
 from slimq.core.limits import OUTPUT_TAIL_MAX, RESULT_MAX
 from slimq.core.lines import ChildLine
 from slimq.core.status import Outcome, outcome_of
 from slimq.errors import BadHandler
 from slimq.runner.function import FunctionRunner
-from slimq.runner.split import run_split
 
 PID = "import os\ndef handler(event, context): return str(os.getpid())\n"
-
-
-def statuses(ran: Ran) -> list[int]:
-    return [result.status for result in ran.results]
-
-
-def texts(ran: Ran) -> list[str]:
-    return [result.text.decode() for result in ran.results]
-
-
-def errors(ran: Ran) -> list[str]:
-    return [result.error for result in ran.results]
-
-
-def with_runner(
-    functions: FunctionBench, work: Callable[[FunctionRunner], Awaitable[Any]], **changes: Any
-) -> Any:
-    """Return what `work` with a runner returns; the runner is closed."""
-
-    async def whole() -> Any:
-        runner = functions.runner(**changes)
-        try:
-            return await work(runner)
-        finally:
-            await runner.close()
-
-    return on_loop(whole)
-
-
-def run(functions: FunctionBench, source: str | dict[str, Any], *datas: bytes, **more: Any) -> Ran:
-    return run_once(functions.runner(), functions.of(source, list(datas) or [b"x"], **more))
-
-
-async def until(condition: Callable[[], object]) -> None:
-    """Wait until something is so; fail when that takes too long."""
-    end = time.monotonic() + 10
-    while not condition():
-        assert time.monotonic() < end
-        await asyncio.sleep(0.005)
 
 
 # Contexts are kept, and never shared.
@@ -456,11 +416,6 @@ def counting(path: Path, deadly: str) -> str:
     )
 
 
-def run_in_parts(functions: FunctionBench, batch: Batch) -> Ran:
-    ran: Ran = with_runner(functions, lambda runner: run_split(runner.run, batch))
-    return ran
-
-
 @pytest.mark.parametrize(
     ("deadly", "code", "why"),
     [
@@ -539,16 +494,9 @@ def test_what_a_function_starts_does_not_outlive_its_context(functions: Function
     )
     (pid,) = texts(run(functions, source))
     end = time.monotonic() + 5
-    while Path("/proc", pid).exists() and _state(pid) != "Z":
+    while not is_gone(pid):
         assert time.monotonic() < end
         os.sched_yield()
-
-
-def _state(pid: str) -> str:
-    try:
-        return Path("/proc", pid, "stat").read_text().rpartition(")")[2].split()[0]
-    except FileNotFoundError:
-        return "Z"
 
 
 @pytest.mark.parametrize(

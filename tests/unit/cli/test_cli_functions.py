@@ -45,6 +45,19 @@ def sent(node: Any) -> Any:
     return json.loads(node.last.body)
 
 
+@pytest.mark.parametrize(
+    ("name", "words", "lang"),
+    [("hash.js", [], "node"), ("hash.ts", [], "deno"), ("hash.js", ["--lang", "deno"], "deno")],
+)
+def test_the_language_is_told_by_the_file_or_by_hand(
+    slimq: Any, node: Any, tmp_path: Path, name: str, words: list[str], lang: str
+) -> None:
+    (tmp_path / name).write_text("exports.handler = () => 1;\n")
+    node.answer("PUT", "/handlers/hash", STORED)
+    slimq("fn", "deploy", "hash", str(tmp_path / name), *words)
+    assert sent(node)["lang"] == lang
+
+
 def test_a_file_is_uploaded_under_its_name(slimq: Any, node: Any, source: Path) -> None:
     node.answer("PUT", "/handlers/hash", STORED)
     said = slimq("fn", "deploy", "hash", str(source), "--option", "timeout=5m")
@@ -54,7 +67,7 @@ def test_a_file_is_uploaded_under_its_name(slimq: Any, node: Any, source: Path) 
         "options": {"timeout": "5m"},
     }
     assert node.last.query == {"client": "*"}
-    assert said.out == "hash of every client is run by version 2 (1 files, 34 bytes)\n"
+    assert said.out == "hash of every client is run by version 2 (python, 1 files, 34 bytes)\n"
     assert "slimq fn invoke hash" in said.err
 
 
@@ -93,7 +106,7 @@ def test_what_can_be_no_function_is_refused_before_anything_is_sent(
     for name, words in (
         ("link", "a link"),
         ("large", "at most"),
-        ("none", "at least one file"),
+        ("none", "no file at the top tells the language"),
         ("broken.zip", "not a zip"),
     ):
         said = slimq("fn", "deploy", "hash", str(tmp_path / name))

@@ -116,6 +116,7 @@ def test_the_doctor_looks_at_everything_and_finds_a_damaged_journal(
         "open files",
         "clock",
         "sandbox",
+        "functions",
     }
     assert (code, document["ok"]) == (0, True), document
     damage(data)

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from slimq.core.bundle import Entry, digest, entry_of, read_body, read_zip, to_body
+from slimq.core.bundle import digest, read_body, read_zip, to_body
 from slimq.core.limits import FUNCTION_BYTES_MAX, FUNCTION_FILES_MAX, MIB
 from slimq.errors import BadHandler
 
@@ -39,14 +39,16 @@ def refusal(work: Any, *arguments: Any) -> str:
 
 
 def test_text_is_one_file() -> None:
-    assert read_body("x = 1") == {"main.py": b"x = 1"}
+    assert read_body("python", "x = 1") == {"main.py": b"x = 1"}
+    assert read_body("node", "x = 1") == {"main.js": b"x = 1"}
+    assert read_body("deno", "x = 1") == {"main.ts": b"x = 1"}
 
 
 @given(FILES)
 def test_every_content_comes_back_from_the_form_in_which_it_is_kept(files: dict[str, bytes]):
     body = to_body(files)
-    assert read_body(body) == files
-    assert digest(read_body(body)) == digest(files)
+    assert read_body("python", body) == files
+    assert digest(read_body("python", body)) == digest(files)
 
 
 @given(FILES)
@@ -70,7 +72,7 @@ def test_other_files_have_another_digest(one: dict[str, bytes], other: dict[str,
      "a\nb", "x" * 256, "/".join("a" * 17), "..", "\ud800.py"],
 )  # fmt: skip
 def test_a_path_that_leaves_its_folder_or_is_none_is_refused(path: str) -> None:
-    refusal(read_body, {path: ""})
+    refusal(read_body, "python", {path: ""})
 
 
 @pytest.mark.parametrize("path", ["../x.py", "/etc/passwd", "a/../../x.py", "a\\x.py"])
@@ -144,37 +146,4 @@ def test_a_broken_zip_is_refused_and_nothing_worse(noise: bytes, at: int) -> Non
     ],
 )
 def test_a_body_that_is_no_source_is_refused(body: Any) -> None:
-    assert refusal(read_body, body).startswith("body")
-
-
-@pytest.mark.parametrize(
-    ("files", "option", "entry"),
-    [
-        (["main.py"], "", Entry("main", "")),
-        (["main.py", "other.py"], "work", Entry("main", "work")),
-        (["hash.py", "data.txt", "lib/x.py"], "", Entry("hash", "")),
-        (["a.py", "b.py"], "b.go", Entry("b", "go")),
-        (["a/b/c.py"], "a.b.c.go", Entry("a.b.c", "go")),
-        (["pkg/__init__.py"], "pkg.go", Entry("pkg", "go")),
-        (["email.py"], "", Entry("email", "")),
-    ],
-)
-def test_where_a_function_begins(files: list[str], option: str, entry: Entry) -> None:
-    assert entry_of(dict.fromkeys(files, b""), option) == entry
-
-
-@pytest.mark.parametrize(
-    ("files", "option", "words"),
-    [
-        (["a.py", "b.py"], "", "of 2 Python files"),
-        (["a.txt"], "", "there is no Python file"),
-        (["main.py"], "other.go", "there is no file other.py"),
-        (["main.py"], "a-b", "function or module.function"),
-        (["main.py"], "../x.go", "function or module.function"),
-        (["main.py", "queue.py"], "", "Python has a module queue of its own"),
-    ],
-)
-def test_a_function_that_begins_nowhere_is_refused(
-    files: list[str], option: str, words: str
-) -> None:
-    assert words in refusal(entry_of, dict.fromkeys(files, b""), option)
+    assert refusal(read_body, "python", body).startswith("body")

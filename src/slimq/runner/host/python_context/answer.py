@@ -6,7 +6,7 @@ from struct import Struct
 
 HEAD_BYTES = 16
 IN_HOOK, IN_JOBS = 1, 2  # phases
-RESULT, ERROR, AFTER, CHILD, HOOK_FAILED, EXTRA = 1, 2, 3, 4, 5, 6  # kinds of records
+RESULT, ERROR, AFTER, CHILD, HOOK_FAILED, EXTRA, DIED = range(1, 8)  # kinds of records
 ANSWER_MAX = 64 * 1024 * 1024
 
 _RECORD, _END, _PHASE = Struct("<BHI"), Struct("<Q"), Struct("<BB")
@@ -26,8 +26,9 @@ class Answer:
 
     Kinds: 1 the result of the next job, with its text. Before the result of a job: 2 an error,
     3 ms until it is tried again, 4 a child ``jobtype|data``. At the end: 5 a hook failed, 6 how
-    many results there are too many. A record counts from the moment in which the end is behind
-    it, so that it is there whatever becomes of this process.
+    many results there are too many, 7 what ran the jobs died, and this process did not. A record
+    counts from the moment in which the end is behind it, so that it is there whatever becomes of
+    this process.
     """
 
     def __init__(self, descriptor: int) -> None:

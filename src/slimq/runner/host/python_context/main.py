@@ -47,7 +47,7 @@ def main() -> None:
     function = _start(control, answer, mode, (folder, packages, site), words)
     if function is None:
         return
-    memory = _Memory()
+    memory = Memory()
     os.write(control, b"Y%d" % memory.taken())
     while size := os.read(control, 64):
         function.run(os.pread(batch, int(size), 0))
@@ -90,7 +90,7 @@ def _forbid_forks(answer: Answer, descriptors: tuple[int, ...]) -> None:
     os.register_at_fork(after_in_child=in_child)
 
 
-class _Memory:
+class Memory:
     """What this process takes. (The peak that getrusage tells is at first that of the node.)"""
 
     def __init__(self) -> None:

@@ -1,0 +1,111 @@
+"""Functions in every language, deployed to a node as it comes, in the real sandbox."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from node_kit import Node
+
+from slimq.runner.programs import Missing, find_programs
+
+EXAMPLES = Path(__file__).parents[2] / "examples" / "functions"
+DATAS = [b"", b"hello", bytes(byte for byte in range(256) if byte != 10), b"x" * 1000]
+
+# What a script tries, and what it must not come to.
+WAYS = """
+const { readFileSync, writeFileSync, readdirSync } = require("node:fs");
+const { connect } = require("node:net");
+const { spawnSync } = require("node:child_process");
+
+const fails = (work) => { try { work(); return false; } catch { return true; } };
+const refused = (port) => new Promise((done) => {
+    const socket = connect(port, "127.0.0.1", () => done(false));
+    socket.on("error", () => done(true));
+});
+
+exports.handler = async (event) => ({
+    environment: Object.keys(process.env).every((name) => !name.startsWith("SLIMQ")),
+    journal: fails(() => readdirSync(String(event).split(" ")[1])),
+    network: await refused(Number(String(event).split(" ")[0])),
+    processes: readdirSync("/proc").filter((name) => /^\\d+$/.test(name)).length < 10,
+    shadow: fails(() => readFileSync("/etc/shadow")),
+    system: fails(() => writeFileSync("/usr/x", "")),
+    source: fails(() => writeFileSync(__filename, "")),
+    mounts: spawnSync("mount", ["-t", "tmpfs", "x", "/tmp"]).status !== 0,
+    root: process.getuid() !== 0,
+    tmp: !fails(() => writeFileSync("/tmp/x", "")),
+});
+"""
+
+
+@pytest.fixture
+def node(tmp_path: Path) -> Iterator[Node]:
+    if shutil.which("bwrap") is None:
+        need("bubblewrap is missing: apt-get install bubblewrap")
+    with Node(tmp_path) as node:
+        yield node
+
+
+def need(message: str) -> None:
+    pytest.fail(message) if os.environ.get("CI") else pytest.skip(message)
+
+
+def need_lang(lang: str) -> None:
+    program = find_programs()[lang]
+    if isinstance(program, Missing):
+        need(str(program))
+
+
+@pytest.mark.parametrize("lang", ["node", "deno", "wasm"])
+def test_the_example_of_a_language_is_deployed_and_runs_the_lines(node: Node, lang: str) -> None:
+    need_lang(lang)
+    name = {"node": "hash.mjs", "deno": "hash.ts", "wasm": "hash.wat"}[lang]
+    done = subprocess.run(
+        [sys.executable, "-m", "slimq", "fn", "deploy", "hash", str(EXAMPLES / name)],
+        env={**os.environ, "SLIMQ_URL": node.url},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.returncode == 0, done.stderr
+    said = [node.done(id_)["result"] for id_ in node.add("hash", DATAS)]
+    assert said == [f"{len(data)} {hashlib.sha256(data).hexdigest()}" for data in DATAS]
+    assert node.quit() == 0
+
+
+@pytest.mark.parametrize("lang", ["node", "deno"])
+def test_a_script_comes_to_nothing_that_is_not_its_own(node: Node, lang: str) -> None:
+    need_lang(lang)
+    node.put("ways", lang=lang, body={"main.cjs": WAYS})
+    data = f"{node.url.rpartition(':')[2]} {node.data / 'journal'}".encode()
+    (id_,) = node.add("ways", [data])
+    held = node.done(id_)
+    assert held["outcome"] == "ok", held
+    assert {name for name, is_held in json.loads(held["result"]).items() if not is_held} == set()
+
+
+@pytest.mark.parametrize(
+    ("lang", "body"),
+    [
+        ("node", {"main.cjs": "exports.handler = (event) => { const kept = []; if (event == 'x') "
+                  "for (;;) kept.push(Buffer.alloc(1 << 20, 1)); };"}),
+        ("deno", {"main.cjs": "exports.handler = (event) => { const kept = []; if (event == 'x') "
+                  "for (;;) kept.push(Buffer.alloc(1 << 20, 1)); };"}),
+    ],
+)  # fmt: skip
+def test_a_script_that_takes_too_much_memory_hurts_no_other_job(
+    node: Node, lang: str, body: dict[str, str]
+) -> None:
+    need_lang(lang)
+    options = {"memory": "200MiB", "backoff": {"min": "1ms", "max": "1ms"}, "max_failures": 1}
+    node.put("hog", lang=lang, body=body, options=options)
+    ids = node.add("hog", [b"a", b"x", b"b"])
+    assert [node.done(id_)["outcome"] for id_ in ids] == ["ok", "error", "ok"]
