@@ -13,6 +13,7 @@ import uvloop
 from slimq.core.handler import Handler, parse_options
 from slimq.core.job import Batch, Job
 from slimq.runner.function import FunctionRunner
+from slimq.runner.programs import Program, find_programs
 from slimq.runner.sandbox import Sandbox
 from slimq.system.cgroup import ControlGroups
 
@@ -29,19 +30,23 @@ class Alone(NamedTuple):
     rate_1000: float
 
 
-def measure(source: str, folder: Path, trips: int, starts: int) -> Alone:
+def measure(lang: str, source: str, folder: Path, trips: int, starts: int) -> Alone:
     """Run a function with nothing around it but its sandbox."""
-    return uvloop.run(_measure(source, folder, trips, starts))
+    return uvloop.run(_measure(lang, source, folder, trips, starts))
 
 
-async def _measure(source: str, folder: Path, trips: int, starts: int) -> Alone:
+def runs_here(lang: str) -> bool:
+    return isinstance(find_programs()[lang], Program)
+
+
+async def _measure(lang: str, source: str, folder: Path, trips: int, starts: int) -> Alone:
     runner = FunctionRunner(Sandbox(ControlGroups()), folder, memory_max=1 << 30, idle_s=60.0)
     try:
-        cold = [await _timed(runner, _batch(source, 1, version)) for version in range(starts)]
-        warm = _batch(source, 1, starts)
+        cold = [await _timed(runner, _batch(lang, source, 1, version)) for version in range(starts)]
+        warm = _batch(lang, source, 1, starts)
         await runner.run(warm)
         round_trips = [await _timed(runner, warm) for _ in range(trips)]
-        rates = [await _rate(runner, _batch(source, size, starts)) for size in (100, 1000)]
+        rates = [await _rate(runner, _batch(lang, source, size, starts)) for size in (100, 1000)]
         return Alone(1e6 * median(round_trips), 1e3 * median(cold), *rates)
     finally:
         await runner.close()
@@ -65,14 +70,14 @@ async def _rate(runner: FunctionRunner, batch: Batch) -> float:
     return count / seconds
 
 
-def _batch(source: str, count: int, version: int) -> Batch:
+def _batch(lang: str, source: str, count: int, version: int) -> Batch:
     handler = Handler(
         client="*",
         jobtype="bench",
         version=version,
-        lang="python",
+        lang=lang,
         body=source,
-        options=parse_options("python", {}),
+        options=parse_options(lang, {}),
         written={},
     )
     jobs = [Job(f"0000000-benchAAA-{n:04}", 1, 0, 0, 0, LINE) for n in range(count)]

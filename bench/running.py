@@ -5,17 +5,26 @@ from __future__ import annotations
 import itertools
 import os
 import time
+from collections.abc import Iterator
+from pathlib import Path
 from statistics import median
 from typing import Any
 
 import limits
 from bench import Bench, in_turns, tell
-from contexts import measure
+from contexts import measure, runs_here
 from load import lines
 from node import Node
 from result import Figure, Limit, Result, of_runs
 
 FUNCTION = "def handler(event, context): return None\n"
+SCRIPTS = {
+    "node": "exports.handler = () => {};\n",
+    "deno": "export const handler = () => {};\n",
+    "wasm": Path(__file__).parents[1].joinpath("examples/functions/hash.wat").read_text(),
+}
+COLD_MS = {"node": 150}
+TRIP_US = {"wasm": 5_000}
 COMMAND = ("sed", "s/^.*/200/")
 EXEC_BATCH = 1000
 HTTP_BATCH = 100
@@ -83,7 +92,8 @@ def function_batch(bench: Bench) -> Result:
         cpu = median(way.cpu)
         hundred = way.rate(batch_size=HTTP_BATCH)
     with bench.limits_folder() as folder:
-        alone = measure(FUNCTION, folder, bench.jobs(3_000), bench.runs(20))
+        alone = measure("python", FUNCTION, folder, bench.jobs(3_000), bench.runs(20))
+        others = list(_other_languages(bench, folder))
     return Result(
         "function_batch",
         of_runs(samples, "jobs/s", 150_000),
@@ -99,8 +109,22 @@ def function_batch(bench: Bench) -> Result:
             Figure(alone.cold_start_ms, "ms", 60, lower=True, name="cold start, sandboxed, p50"),
             Figure(alone.rate_100, "jobs/s", name="context alone, batches of 100"),
             Figure(alone.rate_1000, "jobs/s", name="context alone, batches of 1,000"),
+            *others,
         ],
     )
+
+
+def _other_languages(bench: Bench, folder: Path) -> Iterator[Figure]:
+    """A context of each language that this machine runs, alone. An instance of a module is new for
+    each batch, so that one job and back is its start."""
+    for lang, source in SCRIPTS.items():
+        if runs_here(lang):
+            alone = measure(lang, source, folder, bench.jobs(1_000), bench.runs(10))
+            cold, trip, rate = COLD_MS.get(lang), TRIP_US.get(lang), alone.rate_1000
+            start, back = f"{lang}: cold start, sandboxed, p50", f"{lang}: one job and back, p50"
+            yield Figure(alone.cold_start_ms, "ms", cold, True, start)
+            yield Figure(alone.round_trip_us, "µs", trip, True, back)
+            yield Figure(rate, "jobs/s", name=f"{lang}: context alone, batches of 1,000")
 
 
 def http_single(bench: Bench) -> Result:
