@@ -13,7 +13,7 @@ import click
 from slimq.core.bundle import ZIP_MARK, Files, read_body, read_zip
 from slimq.core.limits import FUNCTION_BYTES_MAX, FUNCTION_FILES_MAX
 
-_CACHES = ("__pycache__", "node_modules", "venv")
+_CACHES = ("__pycache__", "venv")
 
 
 def read_source(path: Path) -> Files:

@@ -58,6 +58,16 @@ def test_the_language_is_told_by_the_file_or_by_hand(
     assert sent(node)["lang"] == lang
 
 
+def test_packages_of_a_script_are_uploaded_with_it(slimq: Any, node: Any, tmp_path: Path) -> None:
+    package = tmp_path / "node_modules" / "left" / "index.js"
+    package.parent.mkdir(parents=True)
+    package.write_text("exports.pad = 1;\n")
+    (tmp_path / "main.js").write_text("exports.handler = require('left').pad;\n")
+    node.answer("PUT", "/handlers/hash", STORED)
+    slimq("fn", "deploy", "hash", str(tmp_path))
+    assert set(sent(node)["body"]) == {"main.js", "node_modules/left/index.js"}
+
+
 def test_a_file_is_uploaded_under_its_name(slimq: Any, node: Any, source: Path) -> None:
     node.answer("PUT", "/handlers/hash", STORED)
     said = slimq("fn", "deploy", "hash", str(source), "--option", "timeout=5m")
