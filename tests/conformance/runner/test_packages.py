@@ -84,6 +84,7 @@ def test_a_build_that_fails_refuses_the_deploy_with_the_last_words_of_the_builde
         assert ran.results[0].status == status.RETRY_LATER
         assert "No matching distribution" in ran.results[0].error
         make_wheel(wheels, "shout", "2.0", shout=LOUD)
+        batch = functions.of(SHOUT, [b"a"], requirements=["shout>=2"], version=2)
         await runner.try_out(batch.handler)  # a deploy tries anew at once
         assert (await runner.run(batch)).results[0].text == b"A"
 
