@@ -185,7 +185,7 @@ class FunctionRunner:
         await context.close()
         if isinstance(said, Death):
             timeout_ms = int(1000 * CONTEXT_START_S)
-            why = describe(said, handler.options, timeout_ms)
+            why = describe(said, handler.options, timeout_ms) + _last_words(log)
             raise NotStarted(f"the function could not be loaded: {why}", log=log)
         raise _parsed(said[1:], log)
 
@@ -222,6 +222,12 @@ class FunctionRunner:
         return Context(
             launch, options.memory, self._environment, self._processes, self._warm.forget
         )
+
+
+def _last_words(log: bytes) -> str:
+    """Return the last line that a context printed before it died: often its reason."""
+    lines = log.decode("utf-8", "replace").split("\n")
+    return next((f": {bounded(line.strip())}" for line in reversed(lines) if line.strip()), "")
 
 
 def _parsed(said: bytes, log: bytes) -> NotStarted:

@@ -566,6 +566,7 @@ def test_cancelling_kills_a_context_at_work(functions: FunctionBench, tmp_path: 
         ("handler = 3\n", "handler cannot be called", "main.py", None),
         ("async def handler(event, context): pass\n", "handler is async", "main.py", None),
         ("import os; os.abort()\n", "killed by SIGABRT", None, None),
+        ("import os; print('no room'); os._exit(1)\n", "exit code 1: no room", None, None),
         ("def handler(e, c): pass\nx = '\0'\n", "null bytes", "main.py", None),
     ],
 )
