@@ -13,10 +13,9 @@ import signal
 import socket
 import threading
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar, cast
+from typing import Any, NamedTuple, cast
 
 import msgspec
 import uvloop
@@ -31,16 +30,13 @@ from slimq.api.keys_restore import restore_keys
 from slimq.api.server import Server
 from slimq.api.turn import Turn
 from slimq.api.waiting import JobWatch, SafeWatch
-from slimq.asking import Asker
-from slimq.config import ACCEPT, NETWORK_PUBLIC, RUN, SANDBOX_OFF, Config
-from slimq.core.handler import Handler, bad_field
-from slimq.core.job import Ran
+from slimq.config import ACCEPT, RUN, Config
+from slimq.connections import Connections, connect
 from slimq.core.jobid import Minter, make_sysid
-from slimq.core.limits import CONNECTIONS_MAX, CONTEXTS_MAX, FILES_RESERVED, LOG_ITEMS_MAX
-from slimq.core.status import Outcome
+from slimq.core.limits import CONNECTIONS_MAX, FILES_RESERVED, LOG_ITEMS_MAX
 from slimq.dispatch import Dispatcher
-from slimq.engine import COUNTERS, Engine
-from slimq.errors import DiskFull, DurabilityUnmet, JournalFailed, NotAccepting, SlimqError
+from slimq.engine import Engine
+from slimq.errors import DiskFull, JournalFailed, NotAccepting, SlimqError
 from slimq.finish import Finisher, at_once
 from slimq.ingest import Ingester
 from slimq.janitor import Janitor
@@ -50,36 +46,22 @@ from slimq.journal.commit import GroupCommit
 from slimq.journal.reader import JournalReader
 from slimq.journal.record import Header, JobLine, Position
 from slimq.journal.writer import JournalWriter
-from slimq.node_state import StateFile, StopFlag, kept_secret
-from slimq.runner.address import AddressPolicy
-from slimq.runner.base import Runner
-from slimq.runner.command import DEFAULT_ENVIRONMENT, SYSID_VARIABLE, CommandRunner
-from slimq.runner.egress import Egress
+from slimq.node_port import Parts, Port
+from slimq.node_state import StateFile, StopFlag, Switch, kept_secret
 from slimq.runner.flight import WATCH_S, Flight, Flights, first_ids
-from slimq.runner.function import FunctionRunner
-from slimq.runner.http import HttpRunner
-from slimq.runner.once import run_once
 from slimq.runner.sandbox import Sandbox
-from slimq.runner.sandbox_probe import Level, examine
+from slimq.runners import FunctionCells, Runners, kill_started_by
 from slimq.scheduler import Scheduler
-from slimq.store.base import ControlStore, Cursor
-from slimq.store.opening import Store, open_news, open_store
-from slimq.system.cgroup import ControlGroups
+from slimq.store.base import Cursor
+from slimq.store.opening import open_news
 from slimq.system.chance import Chance, SystemChance
 from slimq.system.clock import SystemClock
 from slimq.system.disk import SystemDisk
-from slimq.system.leftover import kill_leftovers
 from slimq.system.log import EventLog, frames
 from slimq.system.process import raise_open_files
 
-T = TypeVar("T")
-API_ANSWER_S = 5.0  # a caller should not wait as long as the engine does
 CHILDREN_TIMEOUT_S = 20.0  # shorter than a lease: the engine waits meanwhile
-STORED_TIMEOUT_S = 10.0
 NEWS_TIMEOUT_S = 1.0  # it may be connecting to a server that does not answer
-
-
-NO_FUNCTIONS = "functions run in a sandbox; this node has none: slimq doctor says how to mend it"
 WORKERS_REASK_S = 0.1  # for one who waits for a job that another worker may run
 
 
@@ -106,8 +88,8 @@ def run(
 
 
 class Node:
-    """One node. Keeps `api.ports.NodePort`. `sandbox` is that of functions; without one the
-    node makes what the machine and the configuration allow."""
+    """One node. `sandbox` is that of functions; without one the node makes what the machine and the
+    configuration allow."""
 
     def __init__(
         self,
@@ -134,20 +116,12 @@ class Node:
         self._recovery = self._writer.open()
         self._state_file = StateFile(config.node_path / "node.json")
         self._state = self._state_file.read()
-        self._stop_flag = StopFlag(Path(config.data.path))
-        self._stopped = self._stop_flag.is_set()
+        self._switch = Switch(StopFlag(Path(config.data.path)), self._apply_stopped)
         self._reader = JournalReader(self._writer)
         self._commit = GroupCommit(self._writer, self._deliver, clock=self._clock)
         self._budget = BodyBudget(config.journal_path, disk=disk, body_max=config.accept.body_max)
-        self._store = _store(config, self._clock, durable=False)
-        self._finish_store, self._finish_thread = self._store, None
-        if config.store.url:  # a file takes one writer at a time: there it would gain nothing
-            self._finish_store = _store(config, self._clock, durable=False)
-            self._finish_thread = ThreadPoolExecutor(1, "finish")
-        self._asker = Asker(
-            _store(config, self._clock, durable=True, answer_s=API_ANSWER_S),
-            ThreadPoolExecutor(1, "api-store"),
-        )
+        self._connections = Connections(config, self._clock)
+        self._store = self._connections.engine
         self._news = open_news(
             config.store.url,
             clock=self._clock,
@@ -161,40 +135,25 @@ class Node:
         self._started_at = self._clock.wall_ms()
         self._quit = asyncio.Event()
         self._failed = False
-        is_open = config.functions.network == NETWORK_PUBLIC
-        self._way_out = Egress(AddressPolicy(config.http.allow)) if is_open else None
-        self._sandbox = sandbox or Sandbox(
-            ControlGroups(),
-            unsafe=config.functions.sandbox == SANDBOX_OFF,
-            way_out=self._way_out,
-        )
-        self._sandbox_level: Level | None = None
+        self._cells = FunctionCells(config, sandbox)
 
     async def serve(self, ready: Callable[[str], None]) -> int:
         self._loop = asyncio.get_running_loop()
-        examination = self._loop.run_in_executor(None, examine, self._sandbox)
+        examination = self._loop.run_in_executor(None, self._cells.examine)
         self._store.check()
         self._kill_leftovers()
-        self._judge_sandbox(await examination)
+        await examination
         self._build()
         waits = Waits(WORKERS_REASK_S) if self._seat else Waits()
-        app = cast("ASGI3Application", make_app(self, self._acceptor, waits))
+        app = cast("ASGI3Application", make_app(self._port, self._acceptor, waits))
         files = raise_open_files(CONNECTIONS_MAX + FILES_RESERVED)
         room = max(1, min(CONNECTIONS_MAX, files - FILES_RESERVED))
         server = Server(app, self._acceptor, connections_max=room)
         port = await self._listen(server)
-        runs = [("commit", self._commit.run), ("engine", self._engine.run)]
-        if self._news is not None:
-            runs.append(("news", self._news.run))
-        threads = [
-            threading.Thread(target=self._guarded, args=(run,), name=name, daemon=name == "news")
-            for name, run in runs
-        ]
-        for thread in threads:
-            thread.start()
+        threads = self._start_threads()
         for number in (signal.SIGTERM, signal.SIGINT):
             self._loop.add_signal_handler(number, self._quit.set)
-        watch = asyncio.create_task(self._watch_leases())
+        watch = asyncio.create_task(self._watch())
         event = "node.left_over" if self._is_left_over else "node.started"
         self._log.info(event, sysid=self.sysid, port=port, cut=self._recovery.cut_bytes)
         self._say_what_the_sandbox_lacks()
@@ -204,149 +163,45 @@ class Node:
         await self._quit.wait()
         await self._drain(server, threads)
         watch.cancel()
-        if self._way_out is not None:
-            self._way_out.close()
+        self._cells.close()
         self._log.info("node.ended", sysid=self.sysid)
         return 1 if self._failed else 0
 
-    def _judge_sandbox(self, level: Level) -> None:
-        self._sandbox_level = level
-
-    def _say_what_the_sandbox_lacks(self) -> None:
-        level = self._sandbox_level
-        if level is not None and level.lacking and not self._is_left_over:
-            self._log.warning("sandbox.lacking", **level._asdict())
-
-    # --- NodePort ----------------------------------------------------------
-
-    @property
-    def stopped(self) -> bool:
-        return self._stopped
-
-    @property
-    def quitting(self) -> bool:
-        return self._quit.is_set()
-
-    def start(self) -> None:
-        self._set_stopped(False)
-
-    def stop(self) -> None:
-        self._set_stopped(True)
-
     def quit(self) -> None:
+        """Begin to drain and exit, with all nodes behind the same port; returns at once."""
         self._quit.set()
         if self._seat is not None:
             self._seat.quit()
 
-    def wake(self) -> None:
-        self._engine.look_again = True
-        self._engine.wake()
+    def _start_threads(self) -> list[threading.Thread]:
+        """Return that of the commit, that of the engine, and the one for news if there is any."""
+        runs = [("commit", self._commit.run), ("engine", self._engine.run)]
         if self._news is not None:
-            self._news.tell("control")
+            runs.append(("news", self._news.run))
+        threads = [
+            threading.Thread(target=self._guarded, args=(run,), name=name, daemon=name == "news")
+            for name, run in runs
+        ]
+        for thread in threads:
+            thread.start()
+        return threads
 
-    def status(self) -> dict[str, Any]:
-        refusal = self._writer.refusal()
-        engine = self._engine.facts()
-        return {
-            "sysid": self.sysid,
-            "version": __version__,
-            "roles": list(self._roles),
-            "worker": self._config.worker,
-            "started_at": self._started_at,
-            "data": str(self._config.node_path),
-            "store": {
-                "path": self._config.store_shown,
-                "error": engine.store_error,
-                **({} if engine.store is None else msgspec.structs.asdict(engine.store)),
-            },
-            "journal": {
-                "error": None if refusal is None else refusal.detail,
-                "pending_bytes": self._ingester.pending_bytes(),
-                "bytes": self._writer.size_bytes,
-                "segments": len(self._writer.segments),
-                "quarantined": self._ingester.damaged_pieces,
-            },
-            "engine": {
-                "state": "stopped" if self.stopped else "running",
-                "oldest_waiting_ms": engine.oldest_waiting_ms,
-                "running_batches": engine.running_batches,
-                "running_jobs": engine.running_jobs,
-            },
-            "sandbox": None if self._sandbox_level is None else self._sandbox_level._asdict(),
-            "functions": None if self._functions is None else self._functions.facts(),
-            "counters": {
-                "accepted": self._accepted,
-                "finished": {name: self._engine.outcomes[name] for name in Outcome},
-                **{name: self._engine.counters[name] for name in COUNTERS},
-            },
-        }
-
-    async def pending(self, id: str) -> Header | None:
-        # In this order: what is not in one of the three any more is in the next.
-        if not self._writer.unsynced and not self._ingester.behind:
-            return None
-        position = self._ingester.position
-        return await self._loop.run_in_executor(None, self._reader.find, id, position)
-
-    def check_handler(self, handler: Handler) -> None:
-        self._runner(handler).check(handler)
-
-    async def try_out(self, handler: Handler) -> None:
-        self.check_handler(handler)
-        if self._functions is not None:
-            await self._functions.try_out(handler)
-
-    async def invoke(self, type: str, handler: Handler, lines: list[bytes]) -> Ran:
-        runner, now = self._runner(handler), self._clock.wall_ms()
-        ids = self._minter.block(len(lines), now).ids()
-        return await run_once(runner.run, type, handler, list(zip(ids, lines, strict=True)), now)
-
-    def progress(self, id: str) -> tuple[int, int] | None:
-        return None if self._functions is None else self._functions.progress(id)
-
-    def _runner(self, handler: Handler) -> Runner:
-        runner = self._runners.get(handler.lang, self._functions)
-        if runner is None:
-            raise bad_field("lang", NO_FUNCTIONS)
-        return runner
-
-    async def ask(self, question: Callable[[ControlStore], T]) -> T:
-        return await self._asker.ask(question)
-
-    async def stored(self, segment: int, offset: int) -> None:
-        self._engine.want_safe = True
-        self._engine.wake()
-        try:
-            await self._safe.reached(Position(segment, offset), STORED_TIMEOUT_S)
-        except TimeoutError as error:
-            rule = "the store does not take the jobs now; they are in the journal and will run"
-            raise DurabilityUnmet(rule, headers={"Retry-After": "5"}) from error
-
-    def watch(self, id: str) -> asyncio.Future[None]:
-        return self._jobs.watch(id)
+    def _say_what_the_sandbox_lacks(self) -> None:
+        level = self._cells.level
+        if level is not None and level.lacking and not self._is_left_over:
+            self._log.warning("sandbox.lacking", **level._asdict())
 
     # --- building ----------------------------------------------------------
 
     def _kill_leftovers(self) -> None:
         """Commands that a killed node left running must not run beside the next try of
         their jobs, which are taken back at once."""
-        marks = [f"{SYSID_VARIABLE}={sysid}".encode() for sysid in self._state.former]
-        killed = sum(kill_leftovers(mark) for mark in marks)
+        killed = kill_started_by(self._state.former)
         if killed:
             self._log.warning("commands.killed", processes=killed)
 
     def _build(self) -> None:
         config = self._config
-        self._acceptor = Acceptor(
-            minter=self._minter,
-            submit=Turn(self._commit).submit,
-            refusal=self._refusal,
-            new_body=lambda: Body(self._budget),
-            body_max=config.accept.body_max,
-            clock=self._clock,
-            node=self,
-            keys=PendingKeys(),
-        )
         self._ingester = Ingester(
             self._writer,
             self._reader,
@@ -354,24 +209,9 @@ class Node:
             retain_ms=config.journal.retain_ms,
             forget_keys=lambda headers: self._call(self._acceptor.ingested, headers),
         )
-        self._restore_keys()
-        http = HttpRunner(
-            secrets=self._secrets(),
-            allow=config.http.allow,
-            clock=self._clock,
-            connections_per_host=config.run.connections_per_host,
-        )
-        command = CommandRunner({**DEFAULT_ENVIRONMENT, SYSID_VARIABLE: self.sysid})
-        self._runners: dict[str, Runner] = {"exec": command, "http": http}
-        usual = max(1, 2 * (os.cpu_count() or 1) // config.server.workers)
-        slots = {"exec": config.run.exec_slots or usual, "http": config.run.http_slots}
-        self._functions = self._function_runner()
-        if self._functions is not None:
-            for lang in self._functions.langs:
-                self._runners[lang] = self._functions
-                slots[lang] = config.functions.slots or min(usual, CONTEXTS_MAX)
-        scheduler = Scheduler(slots)
-        self._flights = Flights(self._runners, self._clock, self._landed)
+        self._runners = Runners(config, self.sysid, self._secrets(), self._cells, self._clock)
+        scheduler = Scheduler(self._runners.slots)
+        self._flights = Flights(self._runners.of_lang, self._clock, self._landed)
         self._dispatcher = Dispatcher(
             self._store,
             scheduler,
@@ -380,6 +220,7 @@ class Node:
             lambda flights: self._call(self._start_flights, flights),
             lambda flights: self._call(self._flights.kill, flights),
         )
+        finish_thread = self._connections.finish_thread
         self._engine = Engine(
             store=self._store,
             clock=self._clock,
@@ -387,7 +228,9 @@ class Node:
             ingester=self._ingester,
             scheduler=scheduler,
             dispatcher=self._dispatcher,
-            finisher=Finisher(self._finish_store, self.sysid, self._chance, self._add_children),
+            finisher=Finisher(
+                self._connections.finish, self.sysid, self._chance, self._add_children
+            ),
             janitor=self._janitor(),
             log=self._log,
             former=list(self._state.former),
@@ -395,30 +238,49 @@ class Node:
             safe=lambda position: self._call(self._on_safe, position),
             freed_former=lambda sysid: self._call(self._on_former_freed, sysid),
             tell=lambda what: self._news.tell(what) if self._news is not None else None,
-            submit=at_once if self._finish_thread is None else self._finish_thread.submit,
+            submit=at_once if finish_thread is None else finish_thread.submit,
         )
-        self._engine.stopped = self._stopped or RUN not in self._roles
+        self._engine.stopped = self._switch.stopped or RUN not in self._roles
+        self._port = Port(self.sysid, self._started_at, self._parts())
+        self._acceptor = Acceptor(
+            minter=self._minter,
+            submit=Turn(self._commit).submit,
+            refusal=self._refusal,
+            new_body=lambda: Body(self._budget),
+            body_max=config.accept.body_max,
+            clock=self._clock,
+            node=self._port,
+            keys=PendingKeys(),
+        )
+        self._restore_keys()
         self._state.former.append(self.sysid)
         self._keep_state()
+
+    def _parts(self) -> Parts:
+        return Parts(
+            config=self._config,
+            clock=self._clock,
+            minter=self._minter,
+            writer=self._writer,
+            reader=self._reader,
+            ingester=self._ingester,
+            engine=self._engine,
+            runners=self._runners,
+            cells=self._cells,
+            asker=self._connections.asker,
+            news=self._news,
+            jobs=self._jobs,
+            safe=self._safe,
+            switch=self._switch,
+            quitting=self._quit,
+            quit=self.quit,
+            accepted=lambda: self._accepted,
+        )
 
     def _landed(self, flight: Flight) -> None:
         self._engine.landed(flight)
         if self._seen_landing is not None:
             self._seen_landing(flight)
-
-    def _function_runner(self) -> FunctionRunner | None:
-        """Without a sandbox there is none, and functions wait for a node that has one."""
-        if self._sandbox_level is None or not self._sandbox_level.ready:
-            return None
-        return FunctionRunner(
-            self._sandbox,
-            self._config.functions_path,
-            memory_max=self._config.functions.memory // self._config.server.workers,
-            idle_s=self._config.functions.idle_ms / 1000,
-            environment={SYSID_VARIABLE: self.sysid},
-            environments=self._config.environments,
-            builder={**os.environ, SYSID_VARIABLE: self.sysid},
-        )
 
     def _janitor(self) -> Janitor:
         config = self._config
@@ -539,23 +401,17 @@ class Node:
         except DiskFull as error:
             self._log.warning("state.unsaved", reason=error.detail)
 
-    def _set_stopped(self, stopped: bool) -> None:
-        self._stop_flag.set(stopped)
-        self._apply_stopped(stopped)
-
     def _apply_stopped(self, stopped: bool) -> None:
-        self._stopped = stopped
         self._engine.stopped = stopped or RUN not in self._roles
         self._log.info("engine.stopped" if stopped else "engine.started")
         self._engine.wake()
 
-    async def _watch_leases(self) -> None:
+    async def _watch(self) -> None:
+        """See now and then to what nobody tells: leases that end, and other workers' stops."""
         while True:
             await asyncio.sleep(WATCH_S)
             self._flights.watch()
-            stopped = self._stop_flag.is_set(otherwise=self._stopped)
-            if stopped != self._stopped:  # another worker was told
-                self._apply_stopped(stopped)
+            self._switch.look()
 
     # --- among others behind one port --------------------------------------
 
@@ -597,18 +453,13 @@ class Node:
             await self._loop.run_in_executor(None, threads[2].join, NEWS_TIMEOUT_S)
         self._commit.close()
         await self._loop.run_in_executor(None, threads[0].join)
-        for runner in dict.fromkeys(self._runners.values()):
-            await runner.close()
+        await self._runners.close()
         with suppress(SlimqError):  # the store is down: others see it go by its lease
             self._store.leave(self.sysid)
             if self._engine.holds_no_lease:  # else the next boot takes its jobs back
                 self._state.former.remove(self.sysid)
                 self._keep_state()
-        self._asker.close()
-        if self._finish_thread is not None:
-            self._finish_thread.shutdown()
-            self._finish_store.close()
-        self._store.close()
+        self._connections.close()
         if self._is_left_over and self._ingester.is_over():
             with suppress(OSError):  # then it is left over the next time as well
                 self._writer.retire()
@@ -623,13 +474,6 @@ class Node:
         await self._flights.idle()
 
 
-def _store(
-    config: Config, clock: SystemClock, *, durable: bool, answer_s: float | None = None
-) -> Store:
-    url, path = config.store.url, config.store_path
-    return open_store(url, path, clock=clock, durable=durable, answer_s=answer_s)
-
-
 def replay(config: Config, since_segment: int) -> None:
     """Set a stopped node's ingest back to a segment: what the journal still holds from
     there on is read again at the next start. Jobs that are in the store are passed over.
@@ -641,7 +485,7 @@ def replay(config: Config, since_segment: int) -> None:
         config.journal_path, disk=SystemDisk(), clock=clock, chance=SystemChance()
     )
     writer.open()
-    store = _store(config, clock, durable=True)
+    store = connect(config, clock, durable=True)
     try:
         store.ingest(writer.name, store.cursor(writer.name), Cursor(since_segment), [])
     finally:

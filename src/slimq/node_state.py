@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import base64
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -81,6 +81,31 @@ class StopFlag:
             else:
                 self._path.unlink(missing_ok=True)
             _sync_folder(self._path.parent)
+
+
+class Switch:
+    """Whether the engine is suspended. `apply` does what follows from a change, which is durable
+    before."""
+
+    def __init__(self, flag: StopFlag, apply: Callable[[bool], None]) -> None:
+        self._flag = flag
+        self._apply = apply
+        self.stopped = flag.is_set()
+
+    def set(self, stopped: bool) -> None:
+        """Raises DiskFull, FolderUnusable."""
+        self._flag.set(stopped)
+        self._turn(stopped)
+
+    def look(self) -> None:
+        """See whether another worker was told."""
+        stopped = self._flag.is_set(otherwise=self.stopped)
+        if stopped != self.stopped:
+            self._turn(stopped)
+
+    def _turn(self, stopped: bool) -> None:
+        self.stopped = stopped
+        self._apply(stopped)
 
 
 def kept_secret(path: Path, chance: Chance) -> str:

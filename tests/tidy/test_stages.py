@@ -73,7 +73,8 @@ def test_every_module_is_in_a_layer() -> None:
 
 
 def test_the_threads_are_those_that_the_node_starts() -> None:
-    code = (ROOT / "src" / "slimq" / "node.py").read_text("utf-8")
+    package = ROOT / "src" / "slimq"
+    code = "".join((package / name).read_text("utf-8") for name in ("node.py", "connections.py"))
     started = set(re.findall(r'ThreadPoolExecutor\(1, "([\w-]+)"\)', code))
     started |= set(re.findall(r'\("(\w+)", self\._\w+\.run\)', code))
     shown = {row[0].strip("`") for row in rows(section(PAGE, "Threads"))[1:]}
