@@ -83,7 +83,8 @@ class SimNode:
         self.process.alive = False
         self.calm_since = -1  # what hit the process last, before it lost power
         self._boots = 0
-        self.up = False
+        self._built = False
+        self.up = False  # it serves callers
 
     @property
     def is_cut_off(self) -> bool:
@@ -163,11 +164,11 @@ class SimNode:
 
     def _died(self, process: Process) -> None:
         self.disk.gate = lambda name: None
-        lost = [header.id for header in self.writer.unsynced] if self.up else []
-        if self.up:
+        lost = [header.id for header in self.writer.unsynced] if self._built else []
+        if self._built:
             self.loop.end()
             self.sim.closed(self)
-        self.up = False
+        self._built = self.up = False
         if process.lost_power:
             self.disk.power_cut(self.chance.choice(CUTS))
             self.sim.buffered_lost(self, lost)
@@ -183,8 +184,9 @@ class SimNode:
             self.world.kill(self.process)
             raise Crashed from None
         self._build()
-        self.up = True
+        self._built = True
         self._restore()
+        self.up = True
         self.world.note(f"{self.name} up as {self.sysid}")
         self.sim.node_up(self)
         for actor in (self._engine_actor, self._commit_actor, self._loop_actor):
