@@ -71,11 +71,11 @@ class Port:
     def quitting(self) -> bool:
         return self._of.quitting.is_set()
 
-    def start(self) -> None:
-        self._of.switch.set(False)
+    async def start(self) -> None:
+        await self._of.switch.set(False)
 
-    def stop(self) -> None:
-        self._of.switch.set(True)
+    async def stop(self) -> None:
+        await self._of.switch.set(True)
 
     def quit(self) -> None:
         self._of.quit()

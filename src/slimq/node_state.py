@@ -3,6 +3,7 @@ port, in the data folder: whether their engines are suspended, and the secret th
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import os
 from collections.abc import Callable, Iterator
@@ -92,9 +93,9 @@ class Switch:
         self._apply = apply
         self.stopped = flag.is_set()
 
-    def set(self, stopped: bool) -> None:
+    async def set(self, stopped: bool) -> None:
         """Raises DiskFull, FolderUnusable."""
-        self._flag.set(stopped)
+        await asyncio.to_thread(self._flag.set, stopped)  # it syncs
         self._turn(stopped)
 
     def look(self) -> None:

@@ -11,6 +11,7 @@ import errno
 import os
 import random
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -127,6 +128,7 @@ class Disk:
         with ExitStack() as stack:
             server = stack.enter_context(subprocess.Popen(words, stdout=subprocess.PIPE))
             stack.callback(end, server)
+            self._server = server
             assert server.stdout is not None
             assert server.stdout.readline() == b"mounted\n", "FUSE cannot be mounted"
             stack.callback(unmount, self._fuse)
@@ -135,6 +137,15 @@ class Disk:
             run("mount", device, self._folder)
             stack.callback(unmount, self._folder)
             yield self._folder
+
+    @contextmanager
+    def standing_still(self) -> Iterator[None]:
+        """Let it answer nothing meanwhile: whoever waits for it waits."""
+        self._server.send_signal(signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            self._server.send_signal(signal.SIGCONT)
 
     def log(self) -> list[Entry]:
         return read_log(self._log)

@@ -6,8 +6,6 @@ on its own, ahead of the user, or for a page of another site, is refused.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -27,19 +25,27 @@ class ControlRoutes:
         self._node = node
 
     async def start(self, request: Request) -> Response:
-        return self._do(request, self._node.start)
+        _check(request)
+        await self._node.start()
+        return self._answer()
 
     async def stop(self, request: Request) -> Response:
-        return self._do(request, self._node.stop)
+        _check(request)
+        await self._node.stop()
+        return self._answer()
 
     async def quit(self, request: Request) -> Response:
-        return self._do(request, self._node.quit)
+        _check(request)
+        self._node.quit()
+        return self._answer()
 
-    def _do(self, request: Request, verb: Callable[[], None]) -> Response:
-        query.parameters(request)
-        refuse_browsers_guess(request)
-        verb()
+    def _answer(self) -> Response:
         return json_response({"ok": True, "state": node_state(self._node)})
+
+
+def _check(request: Request) -> None:
+    query.parameters(request)
+    refuse_browsers_guess(request)
 
 
 def node_state(node: NodePort) -> str:

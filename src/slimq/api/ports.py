@@ -26,11 +26,12 @@ class NodePort(Protocol):
     @property
     def quitting(self) -> bool: ...
 
-    def start(self) -> None:
-        """Resume the engine. Survives a restart."""
+    async def start(self) -> None:
+        """Resume the engine. Survives a restart. Raises DiskFull, FolderUnusable."""
 
-    def stop(self) -> None:
-        """Suspend the engine: what runs ends, nothing new starts. Survives a restart."""
+    async def stop(self) -> None:
+        """Suspend the engine: what runs ends, nothing new starts. Survives a restart. Raises
+        DiskFull, FolderUnusable."""
 
     def quit(self) -> None:
         """Begin to drain and exit; returns at once."""

@@ -34,6 +34,7 @@ RESERVE_BYTES = 16 * MIB  # ballast: lets the store finish and purge when the di
 GROUP_BYTES_MAX = 64 * MIB  # one group commit: bounds the time of one fsync
 GROUP_RECORDS_MAX = 1024  # and, but for one turn of the loop, its number of records
 BUFFERED_FSYNC_S = 0.05  # durability=buffered: the promised window at a power cut
+STALL_MS = 5_000  # a disk that takes longer stands still: callers give up after 10 to 30 s
 PROBE_INTERVAL_S = 1.0  # how often a failed or full journal is tried again
 
 # --- ingest and store ------------------------------------------------------

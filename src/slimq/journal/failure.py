@@ -21,5 +21,10 @@ def journal_error(error: OSError, what: str) -> SlimqError:
     return JournalFailed(f"{what}: {error.strerror or error}", headers=_RETRY)
 
 
+def disk_stands_still(for_ms: int) -> SlimqError:
+    rule = f"the disk has taken {for_ms // 1000} s so far over one write of the journal"
+    return JournalFailed(f"{rule}; what waits for it is answered when it is there", headers=_RETRY)
+
+
 def disk_full(what: str) -> DiskFull:
     return DiskFull(f"{what}: the disk is full", headers=_RETRY)

@@ -6,18 +6,22 @@ never goes on in a file whose write or fsync failed:
     commit ── ok ──────────────────────────────────────────────> acknowledged
        └─ failed ─> the group anew in a new segment ── ok ─────> acknowledged
                        └─ failed ─> refused, until `probe` writes a new segment
+
+While the disk takes longer over one of these than callers are patient, appends are refused, too.
+What is being written then is neither acknowledged nor refused: it may be on disk or not.
 """
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
-from slimq.core.limits import RESERVE_BYTES, SEGMENT_BYTES
+from slimq.core.limits import RESERVE_BYTES, SEGMENT_BYTES, STALL_MS
 from slimq.errors import DiskFull, FolderUnusable, SlimqError
 from slimq.journal.append import Append
-from slimq.journal.failure import disk_full, journal_error
+from slimq.journal.failure import disk_full, disk_stands_still, journal_error
 from slimq.journal.folder import NAME, HeldFolder, hold_folder
 from slimq.journal.index import PendingIndex
 from slimq.journal.quarantine import Quarantine
@@ -70,6 +74,7 @@ class JournalWriter:
         self._owed: tuple[Append, ...] = ()  # acknowledged as buffered, not yet durable
         self._leftovers: list[str] = []  # files of refused groups that are still there
         self._refusal: SlimqError | None = None
+        self._writing_since: int | None = None  # ms since boot
         self._lock = threading.Lock()
 
     def open(self) -> Recovery:
@@ -100,16 +105,21 @@ class JournalWriter:
 
     def refusal(self) -> SlimqError | None:
         """Return why appends are refused now (a new error each time), or None."""
-        error = self._refusal
-        return None if error is None else type(error)(error.detail, headers=error.headers)
+        error, since = self._refusal, self._writing_since
+        if error is not None:
+            return type(error)(error.detail, headers=error.headers)
+        if since is not None and (taken := self._clock.boot_ms() - since) >= STALL_MS:
+            return disk_stands_still(taken)
+        return None
 
     def commit(self, appends: Sequence[Append]) -> None:
         """Append one group, in order, all or nothing, and give the bodies' memory back.
 
         Never raises for the disk: sets `start` and `end` of each append, or its `error`.
         """
-        if not appends or (self._may_write() and self._append_or_anew(appends)):
-            return
+        with self._writing():
+            if not appends or (self._may_write() and self._append_or_anew(appends)):
+                return
         for append in appends:
             append.error = self.refusal()
             append.body.discard()
@@ -117,10 +127,11 @@ class JournalWriter:
     def sync(self) -> None:
         """Make durable what `buffered` appends left."""
         if self._owed and self._current is not None:
-            try:
-                self._sync(self._current)
-            except OSError:
-                self._append_anew(())  # or `probe` will
+            with self._writing():
+                try:
+                    self._sync(self._current)
+                except OSError:
+                    self._append_anew(())  # or `probe` will
 
     def probe(self) -> None:
         """While appends are refused: try to end that, with a new segment and a new reserve."""
@@ -204,6 +215,14 @@ class JournalWriter:
         if self._held is not None:
             self._held.release()
             self._held = None
+
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        self._writing_since = self._clock.boot_ms()
+        try:
+            yield
+        finally:
+            self._writing_since = None
 
     def _note_over(self, behind: Position, now: int) -> None:
         for segment in self.segments:

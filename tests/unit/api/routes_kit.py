@@ -95,10 +95,10 @@ class FakeNode:
         self.before_ask: Callable[[], None] = lambda: None
         self.watched: list[asyncio.Future[None]] = []
 
-    def start(self) -> None:
+    async def start(self) -> None:
         self.stopped = False
 
-    def stop(self) -> None:
+    async def stop(self) -> None:
         self.stopped = True
 
     def quit(self) -> None:

@@ -51,7 +51,8 @@ WRITES += ("truncate", "allocate", "rename", "make_folder")
 
 class FaultyDisk(SystemDisk):
     """A real disk that records its calls, fails from the `first` changing call on for
-    `times` calls, and may write only a part of what it is given."""
+    `times` calls, and may write only a part of what it is given. `meanwhile` happens while
+    a call is made."""
 
     def __init__(self) -> None:
         self.calls: list[str] = []
@@ -62,6 +63,7 @@ class FaultyDisk(SystemDisk):
         self.only: tuple[str, ...] = WRITES
         self.short = False
         self.free: int | None = None
+        self.meanwhile: Callable[[str], None] = lambda name: None
 
     def fail(self, first: int, *, error: int = errno.EIO, times: int = 1 << 30) -> None:
         self.first, self.error, self.times = self.count + first, error, times
@@ -71,6 +73,7 @@ class FaultyDisk(SystemDisk):
 
     def _call(self, name: str) -> None:
         self.calls.append(name)
+        self.meanwhile(name)
         if name not in self.only:
             return
         self.count += 1

@@ -9,6 +9,7 @@ import pytest
 from journal_kit import MIB, Bench, FaultyDisk
 
 from proof_kit import Proof
+from slimq.core.limits import STALL_MS
 from slimq.errors import DiskFull, FolderUnusable, JournalFailed
 from slimq.journal.append import Append
 
@@ -307,3 +308,31 @@ def test_each_refusal_is_a_new_error(bench: Bench) -> None:
     first, second = bench.commit(b"a\n", b"b\n")
     assert first.error is not second.error
     assert bench.writer.refusal() is not bench.writer.refusal()
+
+
+def test_while_the_disk_takes_seconds_appends_are_refused_and_what_is_written_is_not(
+    bench: Bench,
+) -> None:
+    bench.commit(b"first\n")
+    said: list[str] = []
+
+    def take_time(name: str) -> None:
+        for ms in (STALL_MS - 1, 1, 2000):
+            bench.clock.now += ms
+            refusal = bench.writer.refusal()
+            said.append("" if refusal is None else f"{type(refusal).__name__} {refusal.detail}")
+
+    for durability in ("journal", "buffered"):
+        bench.disk.meanwhile = take_time
+        (append,) = bench.commit(b"slow\n", durability=durability)
+        bench.writer.sync()
+        bench.disk.meanwhile = lambda name: None
+        assert append.error is None
+        assert bench.writer.refusal() is None
+    assert bench.read() == [b"first\n", b"slow\n", b"slow\n"]
+    assert bench.disk.calls[-4:] == ["pwritev", "fdatasync"] * 2
+    soon, stands_still, longer = said[-3:]
+    assert soon == ""
+    assert stands_still.startswith("JournalFailed the disk has taken 5 s so far over one write")
+    assert "has taken 7 s" in longer
+    assert said[:3] == said[-3:]
