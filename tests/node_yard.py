@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import aiohttp
+import uvloop
 
 from slimq.config import Config, load
 from slimq.node import Node
@@ -37,6 +38,11 @@ class Caller:
     async def add(self, path: str, data: bytes) -> list[str]:
         ids: list[str] = (await self.call("POST", path, data=data))["ids"]
         return ids
+
+    async def all_in(self) -> None:
+        """Return when all that was accepted is in the store."""
+        while (await self.call("GET", "/status"))["node"]["journal"]["pending_bytes"]:
+            await asyncio.sleep(0.01)
 
     async def status(self, method: str, path: str) -> int:
         async with self._session.request(method, path) as answer:
@@ -74,7 +80,7 @@ class Yard:
         """Run a node, play the scene, quit; return the exit code."""
         log = EventLog(self.log, SystemClock())
         node = Node(self.config, log, chance or SystemChance(), sandbox=sandbox)
-        return asyncio.run(self._serve(scene, node))
+        return uvloop.run(self._serve(scene, node))
 
     async def _serve(self, scene: Scene | None, node: Node) -> int:
         ready: asyncio.Future[str] = asyncio.get_running_loop().create_future()

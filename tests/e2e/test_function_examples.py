@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from node_kit import Node
+from node_kit import Node, wait_until
 
 from sandbox_kit import need
 from slimq.core.bundle import to_body
@@ -119,6 +119,7 @@ def test_a_crawler_reads_every_page_of_a_site_once(node: Node) -> None:
         for parent in parents:
             job = node.done(parent)
             read[job["data"]] = job
+            wait_until(node.is_all_in, "its children are in the store")
             waiting += [child["id"] for child in children(node, parent)]
     assert sorted(read) == sorted([*map(str, pages), "news/gone/index.html"])
     assert {job["status"] for path, job in read.items() if "gone" not in path} == {200}

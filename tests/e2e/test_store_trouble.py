@@ -117,6 +117,7 @@ def test_a_store_that_was_deleted_while_the_node_was_stopped_is_healed_from_the_
     deferred = node.post("later", [b"x"], "&delay=1h").document["ids"]
     keyed = node.post("later", [b"y"], key="order-7").document["ids"]
     wait_until(lambda: node.has_run("parent"), "all parents have run")
+    wait_until(node.is_all_in, "all children are in the store")
     children = {job["id"] for job in node.jobs(jobtype="child")}
     assert node.quit() == 0
     remove(node.store)

@@ -148,6 +148,7 @@ def test_the_jobs_that_a_function_adds_run_and_no_retry_adds_them_twice(yard: Ya
         (id_,) = await caller.add("/add?jobtype=parent", b"x\n")
         job = await caller.done(id_)
         assert (job["attempt"], job["failures"]) == (2, 0)
+        await caller.all_in()
         jobs = (await caller.call("GET", "/jobs?jobtype=child"))["jobs"]
         assert sorted([(await caller.done(job["id"]))["result"] for job in jobs]) == ["0", "1", "2"]
 
