@@ -97,7 +97,8 @@ def own_mounts() -> Iterator[None]:
         run("mount", "--make-rprivate", "/")
         yield
     finally:
-        _done(_libc.setns(before, _NEW_MOUNTS))
+        # A thread of these that was joined may still be there for the kernel, for a moment.
+        wait_until(lambda: _libc.setns(before, _NEW_MOUNTS) == 0, "no thread has these mounts")
         os.close(before)
 
 

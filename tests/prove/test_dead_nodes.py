@@ -64,6 +64,7 @@ class Fleet:
         self.graves: list[Node] = []  # of nodes that were killed for good
         self.died: dict[str, int] = {}  # sysid: when, by the clock of the store
         self.back: dict[str, int] = {}  # sysid of a boot before: since when its node is back
+        self._left: dict[Node, list[str]] = {}  # sysids whose jobs a node has to take back
         self.held = 0  # jobs that nodes held when they were killed
 
     def node(self) -> Node:
@@ -76,18 +77,23 @@ class Fleet:
         self._made.callback(self._adders[-1].close)
         return node
 
-    def kill(self, node: Node) -> str:
-        """Kill a node; return the sysid that it had."""
+    def kill(self, node: Node) -> None:
+        """Kill a node. One that had hardly come back has not had the time to take its jobs
+        back: they wait for its next boot, or for their leases."""
         sysid = self._sysids[node]
-        self.died[sysid] = self.store_now()
+        now = self.died[sysid] = self.store_now()
+        left = [s for s in self._left.get(node, ()) if self.back.get(s, 0) > now - BACK_MS]
+        for former in left:
+            del self.back[former]
+        self._left[node] = [*left, sysid]
         node.kill()
         self.held += self.ask("SELECT count(*) FROM slimq.job WHERE lock = %s", sysid)[0][0]
-        return sysid
 
     def restart(self, node: Node) -> None:
         """Let a node that was killed come back, as the same one."""
         node.start()
         self._sysids[node] = node.call("GET", "/status")["sysid"]
+        self.back |= dict.fromkeys(self._left[node], self.store_now())
 
     def store_now(self) -> int:
         return int(self.ask("SELECT slimq.now_ms()")[0][0])
@@ -126,10 +132,9 @@ def harm(fleet: Fleet, kills: int, chance: random.Random) -> None:
         pause.wait(chance.uniform(0, 0.8))
         place = chance.randrange(VICTIMS)
         node = victims[place]
-        sysid = fleet.kill(node)
+        fleet.kill(node)
         if chance.random() < 0.5:
             fleet.restart(node)
-            fleet.back[sysid] = fleet.store_now()
         else:
             fleet.graves.append(node)
             victims[place] = fleet.node()

@@ -54,9 +54,11 @@ class Rounds:
         return answer
 
     def waiting(self) -> list[Future[Answer | None]]:
-        """Send requests that wait for the disk."""
+        """Send requests that wait for the disk. Those at the level `buffered` wait for others
+        only: they are not among those returned."""
         levels = [self._chance.choice(LEVELS) for _ in range(CALLERS - 2)]
-        return [self._pool.submit(self.post, level) for level in levels]
+        posted = [(level, self._pool.submit(self.post, level)) for level in levels]
+        return [each for level, each in posted if level != "buffered"]
 
     def stand_still(self) -> None:
         """Callers wait; later ones are refused, which the node says of itself, too; all who

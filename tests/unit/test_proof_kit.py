@@ -41,7 +41,9 @@ class Run:
         environment = {
             name: value for name, value in os.environ.items() if not name.startswith("SLIMQ_")
         } | {"PYTHONPATH": str(TESTS), "SLIMQ_PROOF_RESULTS": str(results), **variables}
-        command = (sys.executable, "-m", "pytest", "-p", "no:cacheprovider", str(folder))
+        environment["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = "1"  # some take a second to import
+        plugins = ("-p", "pytest_timeout", "-p", "no:cacheprovider")
+        command = (sys.executable, "-m", "pytest", *plugins, str(folder))
         done = subprocess.run(command, env=environment, cwd=folder, capture_output=True, text=True)
         self.code, self.output = done.returncode, done.stdout
         text = results.read_text() if results.exists() else ""
