@@ -10,12 +10,13 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Coroutine, Iterable, Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 from slimq.api.gather import Gatherer
 from slimq.api.keys import KeyResolver
 from slimq.api.keys_pending import Owner, PendingKeys, TypeKey
 from slimq.api.options import AddOptions, Durability
+from slimq.api.outcome import Accepted, Done, Outcome, tell
 from slimq.api.ports import NodePort
 from slimq.core.jobid import IdBlock, Minter, block_from
 from slimq.core.limits import ALL_IDS_MAX
@@ -29,19 +30,6 @@ from slimq.system.clock import Clock
 logger = logging.getLogger(__name__)
 
 
-class Accepted(NamedTuple):
-    """Jobs that are accepted: the first of their ids and all of them, the level of
-    durability that is reached, and whether they were there before, from an earlier
-    request with the same key."""
-
-    first: str
-    ids: IdBlock
-    durability: Durability
-    replayed: bool = False
-
-
-Outcome = Accepted | SlimqError
-Done = Callable[[Outcome], None]
 Uses = Mapping[TypeKey, KeyUse]
 
 
@@ -100,21 +88,13 @@ class Acceptor:
 
     def accept_small(self, options: AddOptions, data: bytes, done: Done) -> None:
         """Accept every line of a small body without a key, due at once, to the journal."""
-        durability = options.durability
         count = data.count(b"\n")
         if not data.endswith(b"\n"):
             if not data:
                 done(no_line())
                 return
             count, data = count + 1, data + b"\n"
-
-        def told(outcome: IdBlock | SlimqError) -> None:
-            if isinstance(outcome, SlimqError):
-                done(outcome)
-            else:
-                done(Accepted(outcome.first, outcome, durability))
-
-        self._gatherer.add(options.type, durability, data, count, told)
+        self._gatherer.add(options.type, options.durability, data, count, done)
 
     async def accepted(self, options: AddOptions, body: Body, key: str, trace: str) -> Accepted:
         """`accept_lines` for those who wait. Raises SlimqError."""
@@ -276,12 +256,6 @@ async def _report(accepting: Coroutine[Any, Any, Accepted], done: Done) -> None:
 def _owners(uses: Uses, durability: Durability, append: Append) -> dict[TypeKey, Owner]:
     level: Durability = "buffered" if durability == "buffered" else "journal"
     return {key: Owner(use, level, append.end) for key, use in uses.items()}
-
-
-def tell(future: asyncio.Future[Outcome], outcome: Outcome) -> None:
-    """Be the `done` of one who waits for `future`."""
-    if not future.done():  # who waited may be gone
-        future.set_result(outcome)
 
 
 def _value(outcome: Outcome) -> Accepted:

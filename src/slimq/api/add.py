@@ -20,18 +20,34 @@ import msgspec
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
-from slimq.api.accept import Accepted, Acceptor, Outcome, tell
+from slimq.api.accept import Acceptor
 from slimq.api.gather import SMALL_MAX
-from slimq.api.options import NOW, AddOptions, AddOptionsReader, read_key, read_trace
-from slimq.api.problem import JSON_TYPE, TEXT_TYPE, Answer, prefers_text, render, to_response
+from slimq.api.options import (
+    NOW,
+    AddOptions,
+    AddOptionsReader,
+    read_key,
+    read_trace,
+)
+from slimq.api.outcome import Accepted, Outcome, accepted_headers, tell
+from slimq.api.problem import (
+    Answer,
+    prefers_text,
+    render,
+    to_response,
+)
 from slimq.core.limits import LIST_IDS_MAX
 from slimq.errors import BadBody, BodyTooLarge, SlimqError
 from slimq.journal.body import Body
+
+_ONE = '{"ok":true,"count":1,"ids":["%s"]}\n'
 
 
 class Adding:
     """One `POST /add` whose body arrives. A small one that arrives in one piece, as nearly
     all do, may share its record of the journal with others."""
+
+    __slots__ = ("_accept", "_acceptor", "_body", "_key", "_options", "_piece", "_trace")
 
     def __init__(
         self, acceptor: Acceptor, options: AddOptions, key: str, trace: str, accept: str
@@ -112,26 +128,27 @@ class AddIntake:
         options = self._options.read(query)
         if length > self._acceptor.body_max:
             raise BodyTooLarge(f"a body has at most {self._acceptor.body_max} bytes")
-        accept = fields.get(b"accept", b"").decode("latin-1")
-        return Adding(self._acceptor, options, read_key(fields), read_trace(fields), accept)
+        key, trace = read_key(fields), read_trace(fields)
+        accept = fields.get(b"accept")
+        return Adding(
+            self._acceptor, options, key, trace, accept.decode("latin-1") if accept else ""
+        )
 
 
 def accepted_answer(accepted: Accepted, all_ids: bool, text: bool) -> Answer:
     """Return the 202 to jobs that are accepted."""
     block = accepted.ids
-    headers = [("content-type", TEXT_TYPE if text else JSON_TYPE)]
-    headers.append(("slimq-durability", accepted.durability))
-    if accepted.replayed:
-        headers.append(("slimq-replayed", "true"))
+    headers = accepted_headers(accepted.durability, accepted.replayed, text)
     if block.count == 1:
-        headers.append(("location", f"/jobs/{accepted.first}"))
+        body = f"{accepted.first}\n" if text else _ONE % accepted.first
+        return Answer(202, headers, body.encode("ascii"), f"/jobs/{accepted.first}")
     if block.count <= LIST_IDS_MAX or all_ids:
-        ids = block.ids() if block.count > 1 else [accepted.first]
+        ids = block.ids()
         return Answer(202, headers, _text(ids) if text else _json(ids))
     if text:
         return Answer(202, headers, f"{accepted.first}..{block.last}\n".encode())
-    body = {"ok": True, "count": block.count, "first": accepted.first, "last": block.last}
-    return Answer(202, headers, msgspec.json.encode(body) + b"\n")
+    document = {"ok": True, "count": block.count, "first": accepted.first, "last": block.last}
+    return Answer(202, headers, msgspec.json.encode(document) + b"\n")
 
 
 def _text(ids: list[str]) -> bytes:

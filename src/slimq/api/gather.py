@@ -11,9 +11,9 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from typing import NamedTuple
 
 from slimq.api.options import Durability
+from slimq.api.outcome import Accepted, Done
 from slimq.core.jobid import IdBlock, Minter
 from slimq.core.limits import KIB
 from slimq.errors import SlimqError
@@ -25,13 +25,7 @@ from slimq.system.clock import Clock
 SMALL_MAX = 16 * KIB  # bytes of a body that goes with others: far below the longest line
 TOGETHER_MAX = 60  # requests in one record: a body below 1 MiB, the least `accept.body_max`
 
-Told = Callable[[IdBlock | SlimqError], None]
-
-
-class _Small(NamedTuple):
-    data: bytes  # lines, each with its newline
-    lines: int
-    told: Told
+_Small = tuple[bytes, int, Done]  # lines, each with its newline; how many; who asked
 
 
 class Gatherer:
@@ -52,16 +46,16 @@ class Gatherer:
         self._clock = clock
         self._gathered: dict[tuple[str, Durability], list[_Small]] = {}
 
-    def add(self, type_: str, durability: Durability, data: bytes, lines: int, told: Told) -> None:
-        """Accept the `lines` lines of a small body. `told` is called once, with the ids
-        when they are durable, or with the error."""
+    def add(self, type_: str, durability: Durability, data: bytes, lines: int, done: Done) -> None:
+        """Accept the `lines` lines of a small body. `done` is called once: when they are
+        durable, or with the error."""
         if not self._gathered:
             asyncio.get_running_loop().call_soon(self._flush)
         key = type_, durability
         gathered = self._gathered.get(key)
         if gathered is None:
             gathered = self._gathered[key] = []
-        gathered.append(_Small(data, lines, told))
+        gathered.append((data, lines, done))
         if len(gathered) == TOGETHER_MAX:
             del self._gathered[key]
             self._submit_record(*key, gathered)
@@ -74,30 +68,34 @@ class Gatherer:
     def _submit_record(self, type_: str, durability: Durability, requests: list[_Small]) -> None:
         body = self._new_body()
         try:
-            body.feed(b"".join([request.data for request in requests]))
+            body.feed(b"".join([data for data, _, _ in requests]))
             body.finish()
             now = self._clock.wall_ms()
             ids = self._minter.block(body.count, now)
             header = Header(ids.first, ids.count, now, type=type_)
-            self._submit(Append(header, body, durability, _teller(requests, ids), len(requests)))
+            on_durable = _answerer(requests, ids, durability)
+            self._submit(Append(header, body, durability, on_durable, len(requests)))
         except SlimqError as error:  # the journal is closing, or a spool file cannot be written
             body.discard()
             _tell_all(requests, error)
 
 
-def _teller(requests: list[_Small], ids: IdBlock) -> Callable[[Append], None]:
+def _answerer(
+    requests: list[_Small], ids: IdBlock, durability: Durability
+) -> Callable[[Append], None]:
     def on_durable(append: Append) -> None:
         if append.error is not None:
             _tell_all(requests, append.error)
             return
-        start = ids.start
-        for _, lines, told in requests:
-            told(IdBlock(start, ids.sysid, lines))
+        start, sysid = ids.start, ids.sysid
+        for _, lines, done in requests:
+            block = IdBlock(start, sysid, lines)
+            done(Accepted(block.first, block, durability))
             start += lines
 
     return on_durable
 
 
 def _tell_all(requests: list[_Small], error: SlimqError) -> None:
-    for request in requests:
-        request.told(error)
+    for _, _, done in requests:
+        done(error)

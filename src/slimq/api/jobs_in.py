@@ -30,7 +30,8 @@ from slimq.api.options import (
     read_trace,
     read_when,
 )
-from slimq.api.problem import JSON_TYPE, TEXT_TYPE, Answer, prefers_text, render, to_response
+from slimq.api.outcome import accepted_headers
+from slimq.api.problem import Answer, prefers_text, render, to_response
 from slimq.core.duration import RULE as DURATION_RULE
 from slimq.core.jobtype import DEFAULT_CLIENT, make_type
 from slimq.core.limits import IDEMPOTENCY_KEY_MAX, JSON_BODY_MAX
@@ -158,15 +159,12 @@ def _value(raw: msgspec.Raw) -> Any:
 
 
 def _answer(accepted: AcceptedJobs, text: bool) -> Answer:
-    headers = [("content-type", TEXT_TYPE if text else JSON_TYPE)]
-    headers.append(("slimq-durability", accepted.durability))
-    if accepted.replayed == len(accepted.ids):
-        headers.append(("slimq-replayed", "true"))
-    if len(accepted.ids) == 1:
-        headers.append(("location", f"/jobs/{accepted.ids[0]}"))
+    ids = accepted.ids
+    headers = accepted_headers(accepted.durability, accepted.replayed == len(ids), text)
+    location = f"/jobs/{ids[0]}" if len(ids) == 1 else ""
     if text:
-        return Answer(202, headers, ("\n".join(accepted.ids) + "\n").encode("ascii"))
-    document = {"ok": True, "count": len(accepted.ids), "ids": accepted.ids}
+        return Answer(202, headers, ("\n".join(ids) + "\n").encode("ascii"), location)
+    document = {"ok": True, "count": len(ids), "ids": ids}
     if accepted.replayed:
         document["replayed"] = accepted.replayed
-    return Answer(202, headers, msgspec.json.encode(document) + b"\n")
+    return Answer(202, headers, msgspec.json.encode(document) + b"\n", location)

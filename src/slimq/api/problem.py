@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 from functools import lru_cache
-from typing import Any, NamedTuple
+from typing import Any
 
 import msgspec
 from starlette.responses import Response
@@ -26,12 +26,17 @@ _TEXT_RANGES = ("text/plain", "text/*")
 _QUALITY = re.compile(r"q\s*=\s*([01](?:\.\d{0,3})?)", re.ASCII | re.IGNORECASE)
 
 
-class Answer(NamedTuple):
-    """A whole response; `headers` are complete but for content-length, names in lower case."""
+Headers = tuple[tuple[str, str], ...]
+
+
+class Answer(msgspec.Struct, frozen=True, gc=False):
+    """A whole response. `headers`, whose names are in lower case, are those that many answers
+    share; besides them there are `location`, if there is one, and content-length."""
 
     status: int
-    headers: list[tuple[str, str]]
+    headers: Headers
     body: bytes
+    location: str = ""
 
 
 @lru_cache(maxsize=256)
@@ -82,11 +87,15 @@ def render(error: SlimqError, accept: str = "") -> Answer:
     headers.append(("cache-control", "no-store"))
     if prefers_text(accept):
         headers += [("content-type", TEXT_TYPE), ("x-content-type-options", "nosniff")]
-        return Answer(error.status, headers, f"{error.title}: {error.detail}\n".encode())
+        text = f"{error.title}: {error.detail}\n"
+        return Answer(error.status, tuple(headers), text.encode())
     headers.append(("content-type", PROBLEM_TYPE))
-    return Answer(error.status, headers, msgspec.json.encode(document(error)) + b"\n")
+    return Answer(error.status, tuple(headers), msgspec.json.encode(document(error)) + b"\n")
 
 
 def to_response(answer: Answer) -> Response:
     """Return an answer as the app sends it."""
-    return Response(answer.body, answer.status, dict(answer.headers))
+    headers = dict(answer.headers)
+    if answer.location:
+        headers["location"] = answer.location
+    return Response(answer.body, answer.status, headers)

@@ -19,6 +19,7 @@ from __future__ import annotations
 import asyncio
 import math
 from enum import IntEnum
+from functools import lru_cache
 from typing import Any, Protocol
 
 import httptools
@@ -26,11 +27,11 @@ from uvicorn.config import Config
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 from uvicorn.server import ServerState
 
-from slimq.api.accept import Outcome
 from slimq.api.add import Adding
 from slimq.api.chunked import ChunkedReader
 from slimq.api.head import CHUNKED, END, Head, accept_of, check_unfinished
-from slimq.api.problem import Answer, render
+from slimq.api.outcome import Outcome
+from slimq.api.problem import Answer, Headers, render
 from slimq.api.surface import AppBody, Surface
 from slimq.core.limits import HEAD_MAX
 from slimq.errors import CallerError, OperatorError, SlimqError, Timeout
@@ -92,8 +93,6 @@ class AcceptProtocol(HttpToolsProtocol):
         self._buffer = self._buffer[self._at :] + data if self._buffer else data
         self._at = 0
         self._advance()
-        if self._state is State.BODY:
-            self._deadline = self.loop.time() + self._surface.deadlines.body_idle_s
 
     def eof_received(self) -> bool:  # type: ignore[override]
         """Keep a connection half open for the caller that said all and waits for its
@@ -159,6 +158,8 @@ class AcceptProtocol(HttpToolsProtocol):
         self._advancing = False
         if self._at == len(self._buffer):
             self._buffer, self._at = b"", 0
+        if self._state is State.BODY:
+            self._deadline = self.loop.time() + self._surface.deadlines.body_idle_s
         if self._state is State.WAIT or self.flow.write_paused:
             if len(self._buffer) - self._at > HEAD_MAX:
                 self.flow.pause_reading()
@@ -191,8 +192,7 @@ class AcceptProtocol(HttpToolsProtocol):
     def _begin(self, head: Head) -> None:
         self._head = head
         self._state = State.BODY
-        self._deadline = self.loop.time() + self._surface.deadlines.body_idle_s
-        self._left = max(0, head.length)
+        self._left = head.length if head.length > 0 else 0
         self._chunks = ChunkedReader() if head.length == CHUNKED else None
         if head.path == b"/add" and head.method == "POST":
             self._message = self._surface.intake.begin(head.query, head.fields, head.length)
@@ -286,12 +286,10 @@ class AcceptProtocol(HttpToolsProtocol):
         return head is not None and head.keep_alive and not self._surface.draining
 
     def _write(self, answer: Answer, keep: bool) -> None:
-        lines = [f"{name}: {value}\r\n" for name, value in answer.headers]
-        if not keep:
-            lines.append("connection: close\r\n")
-        lines.append(f"content-length: {len(answer.body)}\r\n\r\n")
-        head = STATUS_LINE[answer.status] + "".join(lines).encode("latin-1")
-        self.transport.write(head + answer.body)
+        location = f"location: {answer.location}\r\n" if answer.location else ""
+        length = f"content-length: {len(answer.body)}\r\n\r\n"
+        head = f"{_head_lines(answer.status, answer.headers, keep)}{location}{length}"
+        self.transport.write(head.encode("latin-1") + answer.body)
         self._answered(keep)
 
     def _answered(self, keep: bool) -> None:
@@ -331,3 +329,12 @@ class AcceptProtocol(HttpToolsProtocol):
         message, self._message = self._message, None
         if message is not None:
             message.discard()
+
+
+@lru_cache
+def _head_lines(status: int, headers: Headers, keep: bool) -> str:
+    """Return the lines with which all answers of a kind begin."""
+    lines = [f"{name}: {value}\r\n" for name, value in headers]
+    if not keep:
+        lines.append("connection: close\r\n")
+    return STATUS_LINE[status].decode("ascii") + "".join(lines)

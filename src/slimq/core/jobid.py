@@ -95,7 +95,7 @@ def _prefix(time_ms: int, sysid: str) -> str:
     return f"{to_base64(time_ms, 7)}-{sysid}-"
 
 
-class IdBlock(msgspec.Struct, frozen=True):
+class IdBlock(msgspec.Struct, frozen=True, gc=False):
     """`count` consecutive ids of one node. `start` is the counter (T << 24 | Q) of the first."""
 
     start: int
