@@ -19,7 +19,7 @@ from slimq.core import status as statuses
 from slimq.core.job import Result
 from slimq.core.jobid import child_id
 from slimq.core.jobtype import make_type
-from slimq.core.lifecycle import FREE, Lease, Move, settle
+from slimq.core.lifecycle import FREE, Lease, settle_all
 from slimq.core.limits import LEASE_MS
 from slimq.errors import OperatorError
 from slimq.journal.record import JobLine
@@ -69,8 +69,9 @@ class Finisher:
         heads: dict[str, int] = {}
         for run in finished:
             for move in run.moves:
-                if move.id not in stale:
-                    outcomes[statuses.outcome_of(move.status)] += 1
+                count = len(move.ids) - (len(stale.intersection(move.ids)) if stale else 0)
+                if count:
+                    outcomes[statuses.outcome_of(move.status)] += count
                     if move.lock == FREE:
                         at = move.hold_until or move.dt
                         heads[run.type] = min(at, heads.get(run.type, at))
@@ -79,12 +80,9 @@ class Finisher:
     def _finished(self, flight: Flight, now: int) -> Finished:
         batch, ran = flight.batch, flight.ran
         assert ran is not None, "a killed run is not finished"
-        options, uniform = batch.handler.options, self._chance.uniform
-        moves: list[Move] = [
-            settle(job, result, options, now, uniform())
-            for job, result in zip(batch.jobs, ran.results, strict=True)
-        ]
-        return Finished(batch.type, flight.started_at, moves, ran.output)
+        options, chance = batch.handler.options, self._chance.uniform
+        moves = settle_all(batch.jobs, ran.results, options, now, chance)
+        return Finished(batch.type, moves, ran.output)
 
     def _journal_children(self, flight: Flight) -> int:
         """Make the children of a run durable. When that cannot be had, their parents

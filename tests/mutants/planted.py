@@ -240,6 +240,15 @@ PLANTED = [
         "A run that was given up ends the one that took its place.",
     ),
     Planted(
+        "finish_of_many_without_the_attempt",
+        "F1",
+        "store/sqlite_finish.py",
+        "AND lock = ?2 AND attempt = ?10",
+        "AND lock = ?2 AND ?10 > 0",
+        LEASES + "test_stale_attempts_of_jobs_that_end_alike_change_nothing[sqlite]",
+        "Runs that were given up end those that took their place.",
+    ),
+    Planted(
         "finish_without_the_attempt_postgres",
         "F1",
         "store/postgres_finish.py",

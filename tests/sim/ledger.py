@@ -11,7 +11,7 @@ import msgspec
 from sim.world import Violation
 from slimq.core import status as statuses
 from slimq.core.job import Job
-from slimq.core.lifecycle import DONE, FREE, Lease, done_dt
+from slimq.core.lifecycle import DONE, FREE, Lease, done_dt, each_of
 from slimq.core.limits import CRASHES_MAX
 from slimq.store.base import Claim, Cursor, Finished, Freed, Ingested, NewJobs
 
@@ -170,20 +170,20 @@ class Ledger:
             self._wait(lease.id, row, row.due_at)
 
     def finished(self, lock: str, finished: Sequence[Finished], stale: set[str]) -> list[Any]:
-        """Return the moves that were made."""
+        """Return the moves that were made, with the ids of their jobs."""
         made = []
         expected: set[str] = set()
-        for move in (move for batch in finished for move in batch.moves):
-            row = self.rows.get(move.id)
+        for id_, move in each_of(move for batch in finished for move in batch.moves):
+            row = self.rows.get(id_)
             if row is None or (row.lock, row.attempt) != (lock, move.attempt):
-                expected.add(move.id)
+                expected.add(id_)
                 continue
-            made.append(move)
+            made.append((id_, move))
             row.status, row.crashes = move.status, move.crashes
             if move.lock == DONE:
-                self._done(move.id, row, move.dt)
+                self._done(id_, row, move.dt)
             else:
-                self._wait(move.id, row, move.dt)
+                self._wait(id_, row, move.dt)
         require(stale == expected, "finish took stale moves, or refused others", stale ^ expected)
         return made
 

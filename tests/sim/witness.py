@@ -76,11 +76,11 @@ class Witness:
 
     def _on_finish(self, node: SimNode, inner: Any, args: Any, kwargs: Any, result: Any) -> None:
         made = self._ledger.finished(*args, result)
-        for move in made:
-            require(move.id in self._story.runs.last, "done without a run", move.id)
+        for id_, move in made:
+            require(id_ in self._story.runs.last, "done without a run", id_)
             if move.status == statuses.RETRY_NO_JOURNAL:
-                self._story.runs.last[move.id].end = "again"
-            born = self._story.children.get((args[0], move.id, move.attempt))
+                self._story.runs.last[id_].end = "again"
+            born = self._story.children.get((args[0], id_, move.attempt))
             if born is not None and move.status == born.status:  # else it had another end
                 self._story.owe(born.node, born.ids)
         self._note(f"{node.name} finishes {len(made)}, stale {len(result)}")

@@ -22,6 +22,7 @@ conformance suite holds them to it. Times are milliseconds of the store's clock.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from enum import StrEnum
 from typing import NamedTuple
 
@@ -38,6 +39,7 @@ YEAR_MS = 31_556_952_000
 DONE_SHIFT_MS = 1000 * YEAR_MS
 DONE = "__done"
 FREE = ""
+_OVER = frozenset({2, 4})  # hundreds of the statuses that end a job whatever was before
 
 
 class State(StrEnum):
@@ -67,14 +69,15 @@ class Mark(msgspec.Struct):
     status: int = 0  # of the last run; 0 before the first
 
 
-class Move(msgspec.Struct, gc=False):
-    """What a finish writes, where (id, lock, attempt) still match and the job is not done.
+class Move(msgspec.Struct):
+    """What a finish writes to jobs that end alike, to each where (id, lock, attempt) still match
+    and the job is not done.
 
     `hold_until` is set for jobs of an ordered handler that run again: the job keeps its
     place in line (dt stays due_at) and its type waits instead.
     """
 
-    id: str
+    ids: list[str]
     attempt: int
     dt: int
     lock: str
@@ -84,6 +87,13 @@ class Move(msgspec.Struct, gc=False):
     result: bytes = b""
     error: str = ""
     hold_until: int = 0
+
+
+def each_of(moves: Iterable[Move]) -> Iterator[tuple[str, Move]]:
+    """Yield the id of each job with its move."""
+    for move in moves:
+        for id_ in move.ids:
+            yield id_, move
 
 
 def state_of(dt: int, lock: str, now: int) -> State:
@@ -173,6 +183,30 @@ def retry(mark: Mark, now: int) -> bool:
     return True
 
 
+def settle_all(
+    jobs: Sequence[Job],
+    results: Sequence[Result],
+    options: Options,
+    now: int,
+    chance: Callable[[], float],
+) -> list[Move]:
+    """Return how the results of a batch move its jobs. Those that are over, without a word, and
+    were run as often before share a move: nearly always that is all of them."""
+    moves: list[Move] = []
+    alike: dict[tuple[int, int, int, int], Move] = {}
+    for job, result in zip(jobs, results, strict=True):
+        if result.text or result.error or result.status // 100 not in _OVER:
+            moves.append(settle(job, result, options, now, chance()))
+            continue
+        kind = result.status, job.attempt, job.failures, job.crashes
+        move = alike.get(kind)
+        if move is None:
+            alike[kind] = settle(job, result, options, now, 0)
+        else:
+            move.ids.append(job.id)
+    return [*alike.values(), *moves]
+
+
 def settle(job: Job, result: Result, options: Options, now: int, chance: float) -> Move:
     """Return how `result` moves `job`: done, or again later. `chance` is in [0, 1).
 
@@ -195,7 +229,7 @@ def settle(job: Job, result: Result, options: Options, now: int, chance: float) 
         if outcome is Outcome.RETRY:
             status = statuses.EXPIRED
     return Move(
-        job.id,
+        [job.id],
         job.attempt,
         done_dt(now),
         DONE,
@@ -222,7 +256,7 @@ def _delay_ms(job: Job, result: Result, options: Options, errors: int, chance: f
 def _again(job: Job, result: Result, ordered: bool, at: int, failures: int, crashes: int) -> Move:
     dt, hold_until = (job.due_at, at) if ordered else (at, 0)
     return Move(
-        job.id,
+        [job.id],
         job.attempt,
         dt,
         FREE,

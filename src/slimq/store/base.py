@@ -101,10 +101,10 @@ class Claim(NamedTuple):
 
 
 class Finished(msgspec.Struct):
-    """One run of a batch that ended: its moves, and the tail of its output (kept once)."""
+    """One run of a batch that ended: its moves, and the tail of its output (kept once). The run
+    began when the jobs were claimed."""
 
     type: str
-    started_at: int
     moves: list[Move]
     output: bytes = b""
 

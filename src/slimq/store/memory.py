@@ -209,14 +209,14 @@ class MemoryStore:
     def finish(self, lock: str, finished: Sequence[Finished]) -> set[str]:
         stale = set()
         for batch in finished:
-            for move in batch.moves:
-                row = self._jobs.rows.get(move.id)
+            for id_, move in lifecycle.each_of(batch.moves):
+                row = self._jobs.rows.get(id_)
                 if (
                     row is None
                     or row.type != batch.type
                     or not lifecycle.holds(row, lock, move.attempt)
                 ):
-                    stale.add(move.id)
+                    stale.add(id_)
                 else:
                     self._finish(row, lock, batch, move)
         return stale
@@ -229,7 +229,7 @@ class MemoryStore:
             attempt=move.attempt,
             status=move.status,
             node=lock,
-            started_at=batch.started_at,
+            started_at=row.started_at,
             ended_at=ended_at,
             result=move.result,
             error=move.error,

@@ -205,7 +205,7 @@ class PostgresStore:
 
     def finish(self, lock: str, finished: Sequence[Finished]) -> set[str]:
         if lock in (FREE, DONE):
-            return {move.id for batch in finished for move in batch.moves}
+            return {id_ for batch in finished for move in batch.moves for id_ in move.ids}
         run = self._link.once if finishes.is_simple(finished) else self._link.write
         stale, heads = run(lambda tx: finishes.finish(tx, lock, finished, self._shard))
         self._lower(heads)

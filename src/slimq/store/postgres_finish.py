@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from itertools import accumulate
 from typing import NamedTuple
 
-from slimq.core.lifecycle import DONE, DONE_SHIFT_MS, FREE, Move
+from slimq.core.lifecycle import DONE, DONE_SHIFT_MS, FREE, Move, each_of
 from slimq.store.base import Finished
 from slimq.store.counts import RUNNING, WAITING
 from slimq.store.postgres_marks import cut_runs, drop_outputs
@@ -28,14 +28,12 @@ SELECT 1 FROM slimq.job WHERE id = %s AND attempt = %s::int AND lock = %s FOR UP
 """
 _MOVES = """
 m AS MATERIALIZED (
-  SELECT n.id, n.attempt, n.dt, n.status, n.failures, n.crashes, n.error, n.started_at,
-    n.output_id, n.type_id,
+  SELECT n.id, n.attempt, n.dt, n.status, n.failures, n.crashes, n.error, n.output_id, n.type_id,
     CASE WHEN n.size > 0 THEN substr(%(results)s::bytea, n.start, n.size) END AS result
   FROM unnest(%(ids)s::text[], %(attempts)s::int[], %(dts)s::bigint[], %(statuses)s::int[],
-    %(failures)s::int[], %(crashes)s::int[], %(errors)s::text[], %(started)s::bigint[],
-    %(outputs)s::bigint[], %(types)s::int[], %(starts)s::int[], %(sizes)s::int[])
-  AS n(id, attempt, dt, status, failures, crashes, error, started_at, output_id, type_id,
-    start, size))
+    %(failures)s::int[], %(crashes)s::int[], %(errors)s::text[], %(outputs)s::bigint[],
+    %(types)s::int[], %(starts)s::int[], %(sizes)s::int[])
+  AS n(id, attempt, dt, status, failures, crashes, error, output_id, type_id, start, size))
 """
 _END = f"""
 WITH {_MOVES},
@@ -43,9 +41,9 @@ over AS (
   DELETE FROM slimq.job USING m
   WHERE job.id = m.id AND job.attempt = m.attempt AND job.lock = %(lock)s
     AND job.type_id = m.type_id
-  RETURNING job.seq, m.dt - {DONE_SHIFT_MS} AS ended_at, job.due_at, m.started_at, m.output_id,
-    job.type_id, m.attempt, m.failures, m.crashes, m.status, job.id, job.parent, job.trace,
-    m.error, m.result, job.data),
+  RETURNING job.seq, m.dt - {DONE_SHIFT_MS} AS ended_at, job.due_at, job.started_at,
+    m.output_id, job.type_id, m.attempt, m.failures, m.crashes, m.status, job.id, job.parent,
+    job.trace, m.error, m.result, job.data),
 kept AS (
   INSERT INTO slimq.done (seq, ended_at, due_at, started_at, output_id, slot, type_id, attempt,
     failures, crashes, status, id, node, parent, trace, error, result, data)
@@ -70,7 +68,7 @@ again AS (
   FROM m
   WHERE job.id = m.id AND job.attempt = m.attempt AND job.lock = %(lock)s
     AND job.type_id = m.type_id
-  RETURNING job.seq, m.*),
+  RETURNING job.seq, job.started_at, m.*),
 kept AS (
   INSERT INTO slimq.run (seq, attempt, status, started_at, ended_at, output_id, node, error,
     result)
@@ -85,10 +83,10 @@ SELECT id, seq FROM again
 
 
 class Ended(NamedTuple):
-    """A move, and what it shares with the others of its batch."""
+    """A job with its move, and what it shares with the others of its batch."""
 
+    id: str
     move: Move
-    started_at: int
     output_id: int | None
     type_id: int
 
@@ -107,7 +105,7 @@ def finish(
     on = [each for each in ended if each.move.lock == FREE]
     heads = _go_on(tx, lock, on, lost, shard) if on else {}
     if stale or lost:
-        _drop_unused(tx, outputs, [each for each in ended if each.move.id not in lost])
+        _drop_unused(tx, outputs, [each for each in ended if each.id not in lost])
     return stale | lost, heads
 
 
@@ -116,17 +114,18 @@ def is_simple(finished: Sequence[Finished]) -> bool:
     moves = [move for batch in finished for move in batch.moves]
     over = all(move.lock == DONE for move in moves)
     printed = any(batch.output for batch in finished)
-    return over and not printed and len({move.id for move in moves}) == len(moves)
+    ids = [id_ for move in moves for id_ in move.ids]
+    return over and not printed and len(set(ids)) == len(ids)
 
 
 def _go_on(tx: Tx, lock: str, on: list[Ended], lost: set[str], shard: int) -> dict[int, int]:
     """Let jobs wait for their next run; return the heads of their types."""
     seqs: dict[str, int] = dict(tx.all(_GO_ON, _columns(lock, on, shard)))
-    lost.update(each.move.id for each in on if each.move.id not in seqs)
+    lost.update(each.id for each in on if each.id not in seqs)
     tally = Tally(shard)
     heads: dict[int, int] = {}
-    held = [each for each in on if each.move.id in seqs]
-    for move, _, _, type_id in held:
+    held = [each for each in on if each.id in seqs]
+    for _, move, _, type_id in held:
         tally.add(type_id, RUNNING, -1)
         tally.add(type_id, WAITING, 1)
         heads[type_id] = min(heads.get(type_id, move.dt), move.dt)
@@ -134,7 +133,7 @@ def _go_on(tx: Tx, lock: str, on: list[Ended], lost: set[str], shard: int) -> di
             hold(tx, type_id, move.hold_until)
     tally.apply(tx)
     hint(tx, heads)
-    cut_runs(tx, [(seqs[each.move.id], each.move.attempt) for each in held])
+    cut_runs(tx, [(seqs[each.id], each.move.attempt) for each in held])
     return heads
 
 
@@ -148,19 +147,19 @@ def _ended(
     for batch in finished:
         type_id = tx.types.find(tx, batch.type)
         output_id = next(kept) if batch.output and batch.moves else None
-        for move in batch.moves:
+        for id_, move in each_of(batch.moves):
             assert move.lock in (DONE, FREE), "a move ends a job or frees it"
-            if move.id in ended:
-                stale.add(move.id)
+            if id_ in ended:
+                stale.add(id_)
             if type_id is None:
-                stale.add(move.id)
-            elif move.id not in ended or _holds(tx, lock, move):
-                ended[move.id] = Ended(move, batch.started_at, output_id, type_id)
+                stale.add(id_)
+            elif id_ not in ended or _holds(tx, lock, id_, move.attempt):
+                ended[id_] = Ended(id_, move, output_id, type_id)
     return list(ended.values()), stale
 
 
-def _holds(tx: Tx, lock: str, move: Move) -> bool:
-    return tx.one(_HELD, (move.id, move.attempt, lock)) is not None
+def _holds(tx: Tx, lock: str, id_: str, attempt: int) -> bool:
+    return tx.one(_HELD, (id_, attempt, lock)) is not None
 
 
 def _keep_outputs(tx: Tx, finished: Sequence[Finished]) -> dict[int, int]:
@@ -168,7 +167,8 @@ def _keep_outputs(tx: Tx, finished: Sequence[Finished]) -> dict[int, int]:
     kept = [batch for batch in finished if batch.output and batch.moves]
     if not kept:
         return {}
-    refs, tails = [len(batch.moves) for batch in kept], [batch.output for batch in kept]
+    refs = [sum(len(move.ids) for move in batch.moves) for batch in kept]
+    tails = [batch.output for batch in kept]
     rows = tx.all(_OUTPUTS, (refs, tails))
     return {output_id: count for (output_id,), count in zip(rows, refs, strict=True)}
 
@@ -186,14 +186,13 @@ def _columns(lock: str, ended: list[Ended], shard: int) -> dict[str, object]:
     return {
         "lock": lock,
         "shard": shard,
-        "ids": [move.id for move in moves],
+        "ids": [each.id for each in ended],
         "attempts": [move.attempt for move in moves],
         "dts": [move.dt for move in moves],
         "statuses": [move.status for move in moves],
         "failures": [move.failures for move in moves],
         "crashes": [move.crashes for move in moves],
         "errors": [move.error or None for move in moves],
-        "started": [each.started_at for each in ended],
         "outputs": [each.output_id for each in ended],
         "types": [each.type_id for each in ended],
         "results": b"".join([move.result for move in moves]),

@@ -91,7 +91,7 @@ class Yard:
     ) -> set[str]:
         moves = self.moves(jobs, status, options, **fields)
         store = self.store if lock == NODE else self.other
-        return store.finish(lock, [Finished(type_, self.now, moves, output)])
+        return store.finish(lock, [Finished(type_, moves, output)])
 
     def run(
         self, status: int = 200, type_: str = TYPE, limit: int = 100, **fields: Any

@@ -6,7 +6,8 @@ import pytest
 from store_kit import NODE, OPTIONS, OTHER, START_MS, TYPE, Yard, ids_of, lease_of
 
 from slimq.core.handler import Options
-from slimq.core.lifecycle import DONE, FREE, Lease, Move, done_dt
+from slimq.core.job import Result
+from slimq.core.lifecycle import DONE, FREE, Lease, Move, done_dt, settle_all
 from slimq.core.limits import CRASHES_MAX, LEASE_MS, RUNS_MAX
 from slimq.store.base import (
     ABANDONED_TEXT,
@@ -277,11 +278,39 @@ def test_a_batch_may_end_in_many_ways_at_once(yard: Yard):
         yard.moves([job], status, OPTIONS, text=str(status).encode())[0]
         for job, status in zip(jobs, statuses, strict=True)
     ]
-    assert yard.store.finish(NODE, [Finished(TYPE, START_MS, moves)]) == set()
+    assert yard.store.finish(NODE, [Finished(TYPE, moves)]) == set()
     views = [yard.store.job(job.id) for job in jobs]
     assert [view.status for view in views if view] == statuses
     assert [view.result for view in views if view] == [str(s).encode() for s in statuses]
     assert yard.counts() == (2, 0, 2, 1, 0)
+
+
+def test_jobs_that_end_alike_share_a_move_and_are_moved_one_by_one(yard: Yard):
+    yard.add(count=100)
+    jobs = yard.claim()
+    results = [Result(400 if index % 7 == 0 else 200) for index in range(100)]
+    moves = settle_all(jobs, results, OPTIONS, yard.now, float)
+    assert sorted(len(move.ids) for move in moves) == [15, 85]
+    assert yard.store.cancel([jobs[5].id, jobs[7].id]) == [jobs[5].id, jobs[7].id]
+    stale = yard.store.finish(NODE, [Finished(TYPE, moves, b"tail")])
+    assert stale == {jobs[5].id, jobs[7].id}
+    views = [yard.store.job(job.id) for job in jobs]
+    expected = [499 if index in (5, 7) else result.status for index, result in enumerate(results)]
+    assert [view.status for view in views if view] == expected
+    assert [view.runs[0].output for view in views if view and view.status != 499] == [b"tail"] * 98
+    assert yard.counts() == (0, 0, 84, 16, 0)
+
+
+def test_of_jobs_that_end_alike_each_shows_its_attempt(yard: Yard):
+    yard.add(count=40)
+    yard.finish(yard.claim(limit=20), 102)
+    yard.clock.advance(60_000)
+    jobs = yard.claim()
+    moves = settle_all(jobs, [Result(200)] * 40, OPTIONS, yard.now, float)
+    assert sorted((len(move.ids), move.attempt) for move in moves) == [(20, 1), (20, 2)]
+    assert yard.store.finish(NODE, [Finished(TYPE, moves)]) == set()
+    views = [yard.store.job(job.id) for job in jobs]
+    assert [view.runs[-1].attempt for view in views if view] == [job.attempt for job in jobs]
 
 
 def test_several_batches_of_several_types_end_at_once(yard: Yard):
@@ -289,7 +318,7 @@ def test_several_batches_of_several_types_end_at_once(yard: Yard):
     for type_ in ("a/x", "b/y", "c/z"):
         yard.add(type_, count=3)
         jobs = yard.claim(type_)
-        finished.append(Finished(type_, START_MS, yard.moves(jobs, 200, OPTIONS)))
+        finished.append(Finished(type_, yard.moves(jobs, 200, OPTIONS)))
     assert yard.store.finish(NODE, finished) == set()
     assert yard.store.totals().ok == 9
 
@@ -309,6 +338,17 @@ def test_a_stale_attempt_changes_nothing(yard: Yard):
     assert yard.counts() == (0, 0, 1, 0, 0)
 
 
+def test_stale_attempts_of_jobs_that_end_alike_change_nothing(yard: Yard):
+    yard.add(count=20)
+    old = yard.claim()
+    yard.clock.advance(LEASE_MS)
+    yard.store.free(20)
+    assert {job.attempt for job in yard.claim()} == {2}
+    moves = settle_all(old, [Result(400)] * 20, OPTIONS, yard.now, float)
+    assert yard.store.finish(NODE, [Finished(TYPE, moves)]) == {job.id for job in old}
+    assert yard.counts() == (0, 20, 0, 0, 0)
+
+
 def test_a_stale_lock_changes_nothing(yard: Yard):
     yard.add()
     (job,) = yard.claim()
@@ -324,8 +364,8 @@ def test_no_one_holds_a_job_that_waits_or_is_done(yard: Yard, lock: str):
     yard.finish([job])
     waiting = yard.all_ids(state="ready")[0]
     for lease in (lease_of(job), Lease(waiting, 0)):
-        move = Move(lease.id, lease.attempt, done_dt(START_MS), DONE, 400, 0, 0)
-        assert yard.store.finish(lock, [Finished(TYPE, START_MS, [move])]) == {lease.id}
+        move = Move([lease.id], lease.attempt, done_dt(START_MS), DONE, 400, 0, 0)
+        assert yard.store.finish(lock, [Finished(TYPE, [move])]) == {lease.id}
         assert yard.store.renew(lock, [lease], lease_ms=1) == {lease.id}
         assert yard.store.release(lock, [lease]) == 0
     assert yard.counts() == (1, 0, 1, 0, 0)
@@ -347,7 +387,7 @@ def test_a_stale_move_does_not_hinder_the_others(yard: Yard):
     yard.finish(jobs[:1], 200)
     yard.store.cancel([jobs[3].id])
     moves = yard.moves(jobs[:4], 200, OPTIONS) + yard.moves(jobs[4:], 500, OPTIONS)
-    stale = yard.store.finish(NODE, [Finished(TYPE, START_MS, moves, b"tail")])
+    stale = yard.store.finish(NODE, [Finished(TYPE, moves, b"tail")])
     assert stale == {jobs[0].id, jobs[3].id}
     assert yard.counts() == (2, 0, 3, 1, 0)
 
@@ -358,19 +398,19 @@ def test_of_two_moves_of_one_job_the_one_that_holds_its_lease_counts(yard: Yard)
     yard.store.free(1, lock=NODE)
     (again,) = yard.claim()
     moves = yard.moves([old], 400, OPTIONS) + yard.moves([again, again], 200, OPTIONS)
-    assert yard.store.finish(NODE, [Finished(TYPE, START_MS, moves)]) == {old.id}
+    assert yard.store.finish(NODE, [Finished(TYPE, moves)]) == {old.id}
     assert yard.counts() == (0, 0, 1, 0, 0)
 
 
 def test_moves_of_another_type_or_of_unknown_jobs_are_stale(yard: Yard):
     yard.add()
     (job,) = yard.claim()
-    ghost = Move(yard.block(1).first, 1, done_dt(START_MS), DONE, 200, 0, 0)
+    ghost = Move([yard.block(1).first], 1, done_dt(START_MS), DONE, 200, 0, 0)
     moves = yard.moves([job], 200, OPTIONS)
-    assert yard.store.finish(NODE, [Finished(TYPE, START_MS, [ghost])]) == {ghost.id}
-    assert yard.store.finish(NODE, [Finished("no/such", START_MS, [ghost])]) == {ghost.id}
+    assert yard.store.finish(NODE, [Finished(TYPE, [ghost])]) == {*ghost.ids}
+    assert yard.store.finish(NODE, [Finished("no/such", [ghost])]) == {*ghost.ids}
     yard.add("acme/sms")
-    assert yard.store.finish(NODE, [Finished("acme/sms", START_MS, moves)]) == {job.id}
+    assert yard.store.finish(NODE, [Finished("acme/sms", moves)]) == {job.id}
     assert yard.counts() == (0, 1, 0, 0, 0)
 
 

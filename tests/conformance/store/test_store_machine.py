@@ -25,7 +25,7 @@ from proof_kit import Proof
 from slimq.core.handler import Options
 from slimq.core.job import Job, Result
 from slimq.core.jobid import Minter
-from slimq.core.lifecycle import Lease, settle
+from slimq.core.lifecycle import Lease, settle_all
 from slimq.core.limits import LEASE_MS
 from slimq.store.base import Claim, Cursor, CursorMoved, Finished, JobFilter, NewJobs
 from slimq.store.memory import MemoryStore
@@ -220,14 +220,17 @@ class Stores(RuleBasedStateMachine):
     )
     def finish(self, data: st.DataObject, options: Options, text: bytes, output: bytes):
         lock = data.draw(locks)
-        by_type: dict[str, list[Any]] = {}
+        by_type: dict[str, list[tuple[Job, Result]]] = {}
         for type_, _, job in data.draw(_some(self.claimed)):
             status = data.draw(st.sampled_from(STATUSES))
             result = Result(status, text, "why" * (status > 299), crashed=status == 504)
-            move = settle(job, result, options, self.memory.now(), 0.5)
-            by_type.setdefault(type_, []).append(move)
-        started_at = self.memory.now() - 5
-        finished = [Finished(type_, started_at, moves, output) for type_, moves in by_type.items()]
+            by_type.setdefault(type_, []).append((job, result))
+        now = self.memory.now()
+        finished = []
+        for type_, ended in by_type.items():
+            jobs, results = zip(*ended, strict=True)
+            moves = settle_all(jobs, results, options, now, lambda: 0.5)
+            finished.append(Finished(type_, moves, output))
         self.both(lock, "finish", lock, finished)
 
     @rule(data=st.data(), lock=locks, verb=st.sampled_from(["renew", "release"]))

@@ -306,7 +306,7 @@ class Bench:
         now = self.clock.ms
         moves = [
             Move(
-                job.id,
+                [job.id],
                 job.attempt,
                 done_dt(now),
                 DONE,
@@ -318,7 +318,7 @@ class Bench:
             )
             for job in jobs
         ]
-        self.store.finish(SYSID, [Finished(type, now, moves, output)])
+        self.store.finish(SYSID, [Finished(type, moves, output)])
 
     def done(self, type: str, status: int = 200, data: bytes = b"x") -> str:
         """Return the id of a job that is done with `status`."""

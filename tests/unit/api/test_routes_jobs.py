@@ -145,7 +145,7 @@ def test_a_job_is_shown_in_full_with_its_runs(bench: Bench):
             "status": 422,
             "outcome": "failed",
             "node": SYSID,
-            "started_at": "2026-11-18T11:06:40.005Z",
+            "started_at": "2026-11-18T11:06:40.000Z",
             "ended_at": "2026-11-18T11:06:40.005Z",
             "result": "no such address",
             "error": "refused",

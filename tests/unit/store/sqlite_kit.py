@@ -68,8 +68,8 @@ def leases(jobs: list[Job]) -> list[Lease]:
 
 def finish(store: SqliteStore, jobs: list[Job], status: int = 200, type_: str = TYPE) -> None:
     dt = done_dt(store.now())
-    moves = [Move(job.id, job.attempt, dt, DONE, status, 0, 0, b"said") for job in jobs]
-    assert store.finish(NODE, [Finished(type_, store.now(), moves, b"tail")]) == set()
+    moves = [Move([job.id], job.attempt, dt, DONE, status, 0, 0, b"said") for job in jobs]
+    assert store.finish(NODE, [Finished(type_, moves, b"tail")]) == set()
 
 
 def work(store: SqliteStore) -> None:

@@ -82,7 +82,7 @@ def claim(store: PostgresStore, limit: int, type_: str = TYPE, lock: str = "node
 def end(store: PostgresStore, jobs: list[Job], type_: str = TYPE, status: int = 200) -> None:
     now = store.now()
     moves = [settle(job, Result(status), Options(), now, 0.5) for job in jobs]
-    assert store.finish("nodeAAAA", [Finished(type_, now, moves)]) == set()
+    assert store.finish("nodeAAAA", [Finished(type_, moves)]) == set()
 
 
 def leases(jobs: list[Job]) -> list[Lease]:

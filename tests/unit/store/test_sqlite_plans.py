@@ -100,6 +100,7 @@ ENGINE: dict[str, Callable[[SqliteStore, Opener], Any]] = {
     "renew lost": lambda store, _: store.renew("other", leases(claim(store)), lease_ms=1),
     "release": lambda store, _: store.release(NODE, leases(claim(store))),
     "finish": lambda store, _: finish(store, claim(store)),
+    "finish few": lambda store, _: finish(store, claim(store, limit=3)),
     "free": lambda store, opener: (opener.clock.advance(LEASE_MS), store.free(10)),
     "free node": lambda store, _: store.free(10, lock=NODE),
     "purge": lambda store, _: store.purge(

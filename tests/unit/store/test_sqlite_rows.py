@@ -17,8 +17,8 @@ FAR = START_MS + (1 << 40)
 def again(store: SqliteStore, output: bytes = b"tail") -> None:
     """Run all ready jobs, which then are ready again."""
     jobs = claim(store)
-    moves = [Move(job.id, job.attempt, store.now(), FREE, 102, 0, 0) for job in jobs]
-    assert store.finish(NODE, [Finished(TYPE, store.now(), moves, output)]) == set()
+    moves = [Move([job.id], job.attempt, store.now(), FREE, 102, 0, 0) for job in jobs]
+    assert store.finish(NODE, [Finished(TYPE, moves, output)]) == set()
 
 
 def rows(opener: Opener, table: str) -> int:
