@@ -19,6 +19,9 @@ from slimq.runner.command import DEFAULT_ENVIRONMENT, SYSID_VARIABLE, CommandRun
 from slimq.runner.egress import Egress
 from slimq.runner.function import FunctionRunner
 from slimq.runner.http import HttpRunner
+from slimq.runner.http_connect import Connector
+from slimq.runner.http_curl import CurlCaller
+from slimq.runner.http_plain import PlainCaller
 from slimq.runner.sandbox import Sandbox
 from slimq.runner.sandbox_probe import Level, examine
 from slimq.system.cgroup import ControlGroups
@@ -58,10 +61,12 @@ class Runners:
     def __init__(
         self, config: Config, sysid: str, secrets: list[str], cells: FunctionCells, clock: Clock
     ) -> None:
+        policy = AddressPolicy(config.http.allow)
         http = HttpRunner(
-            secrets=secrets,
-            allow=config.http.allow,
             clock=clock,
+            policy=policy,
+            callers=[PlainCaller(Connector(policy)), CurlCaller(policy)],
+            secrets=secrets,
             connections_per_host=config.run.connections_per_host,
         )
         command = CommandRunner({**DEFAULT_ENVIRONMENT, SYSID_VARIABLE: sysid})

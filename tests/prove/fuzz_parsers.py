@@ -34,6 +34,7 @@ with atheris.instrument_imports(
     )
     from slimq.journal.scan import Damage, Record, SegmentScan
     from slimq.runner.answer import read_answer
+    from slimq.runner.http_answer import AnswerReader
     from slimq.runner.http_verdict import parse_retry_after
 from slimq.system.disk import SystemDisk
 
@@ -106,6 +107,23 @@ def retry_after(data: bytes) -> None:
     assert wait is None or wait >= 0
 
 
+def http_answer(data: bytes) -> None:
+    """In one piece or in two, an answer says the same, and keeps to its bound."""
+    for answered in (data, b"HTTP/1.1 200 OK\r\n" + data):
+        said = []
+        middle = len(answered) // 2
+        for pieces in ([answered], [answered[:middle], answered[middle:]]):
+            reader = AnswerReader()
+            reader.begin(100)
+            if not any(reader.feed(piece) for piece in pieces if piece):
+                reader.end()
+            response = reader.response()
+            assert response.code >= 200 or response.error.isprintable()
+            assert len(response.body) <= 100
+            said.append(response._replace(error=""))
+        assert said[0] == said[1]
+
+
 def query(data: bytes) -> None:
     for written in (data, b"jobtype=mail&" + data):
         with suppress(CallerError):
@@ -150,6 +168,7 @@ PARSERS: dict[str, Callable[[bytes], None]] = {
         child_line,
         result_lines,
         retry_after,
+        http_answer,
         query,
         head,
         chunks,

@@ -20,14 +20,13 @@ from collections.abc import Sequence
 
 from slimq.core.job import Batch, Job
 from slimq.core.limits import RESPONSE_MAX, STDOUT_MAX
+from slimq.runner.caller import Request
 from slimq.runner.signing import Signer, batch_id
-from slimq.runner.transfer import Request
 
 _PER_LINE = 100  # values in one header line: 100 ids are 2.2 KB, under any server's bound
 _TRACEPARENT = re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")  # W3C
 
-# "Expect:" without a value removes it: waiting for 100 Continue costs a round trip.
-_COMMON = ["Accept-Encoding: identity", "Expect:"]
+_COMMON = ["Accept-Encoding: identity"]
 
 
 def build_request(batch: Batch, signer: Signer, now_s: int) -> Request:

@@ -11,7 +11,7 @@ from slimq.core.job import Ran, Result
 from slimq.core.limits import RESULT_MAX
 from slimq.core.status import Outcome, outcome_of
 from slimq.runner.answer import bounded, read_answer, same_for_all
-from slimq.runner.transfer import Response
+from slimq.runner.caller import Response
 
 _SECONDS_DIGITS_MAX = 10  # more is no delay but an attack on an integer
 

@@ -8,26 +8,34 @@ every address in the moment a socket is made for it.
 
 from __future__ import annotations
 
-import errno
 import os
 import re
 import socket
-from collections.abc import Callable
-from typing import NamedTuple
 
 import pycurl
 
-from slimq.core.limits import CONNECT_TIMEOUT_MS
+from slimq.core.limits import ANSWER_HEAD_MAX, CONNECT_TIMEOUT_MS
 from slimq.runner.address import AddressPolicy
+from slimq.runner.caller import (
+    AGENT,
+    ENDED,
+    HEAD_OVER,
+    NewSocket,
+    Request,
+    Response,
+    body_over,
+    refused,
+    timed_out,
+    unopened,
+)
 
 _ABORT = 0  # a callback that takes fewer bytes than it got: libcurl ends the transfer
+# Without a value it removes the header: waiting for 100 Continue costs a round trip.
+_NO_EXPECT = "Expect:"
 _WANTED = {b"slimq-status", b"retry-after"}
 
-# libcurl reads "HTTP/1.1 2000" as 200.
-_STATUS_LINE = re.compile(rb"HTTP/1\.[01] [1-9]\d\d[ \r\n]")
-
-# What the machine is short of, not what the target did.
-_SHORTAGES = {errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS}
+# libcurl reads "HTTP/1.1 2000" as 200, and takes 101 for an answer.
+_STATUS_LINE = re.compile(rb"HTTP/1\.[01] (?!101)[1-9]\d\d[ \r\n]")
 
 _FIXED: dict[int, int | str] = {
     pycurl.POST: 1,
@@ -48,45 +56,22 @@ _FIXED: dict[int, int | str] = {
 }
 
 
-class Request(NamedTuple):
-    """A POST of `body` to `url` with `headers` (whole lines); `answer_max` bounds the
-    bytes of the answer's body, `timeout_ms` all from connect to its last byte."""
-
-    url: str
-    headers: list[str]
-    body: bytes
-    timeout_ms: int
-    answer_max: int
-
-
-class Response(NamedTuple):
-    """An answer, or, with `code` 0, the `error` there was instead. `slimq_status` and
-    `retry_after` are the values of those headers (all of them, comma-joined)."""
-
-    code: int
-    body: bytes = b""
-    slimq_status: str | None = None
-    retry_after: str | None = None
-    error: str = ""
-    timed_out: bool = False
-    short: bool = False  # this machine had no socket to give: nothing was sent
-
-
 class Transfer:
     """Belongs to one request at a time: `prepare`, perform `curl`, `response`."""
 
     def __init__(
         self,
         policy: AddressPolicy,
-        agent: str,
         ca_file: str | None,
-        new_socket: Callable[[int, int, int], socket.socket] = socket.socket,
+        new_socket: NewSocket,
     ) -> None:
         self._policy = policy
         self._socket = new_socket
         self._body = bytearray()
         self._headers: dict[bytes, bytes] = {}
-        self._answer_max = 0
+        self._head_bytes = 0
+        self._head_over = False
+        self._answer_max = self._timeout_ms = 0
         self._trouble = ""
         self._refused = ""
         self._unopened: OSError | None = None
@@ -94,7 +79,7 @@ class Transfer:
         self.curl = pycurl.Curl()
         for option, value in _FIXED.items():
             self.curl.setopt(option, value)
-        self.curl.setopt(pycurl.USERAGENT, agent)
+        self.curl.setopt(pycurl.USERAGENT, AGENT)
         if ca_file is not None:
             self.curl.setopt(pycurl.CAINFO, ca_file)
         self.curl.setopt(pycurl.WRITEFUNCTION, self._take_body)
@@ -106,17 +91,22 @@ class Transfer:
         """Set up `request`. Raises pycurl.error for an impossible one."""
         self._body = bytearray()
         self._headers.clear()
+        self._head_bytes = 0
+        self._head_over = False
+        self._timeout_ms = request.timeout_ms
         self._answer_max = request.answer_max
         self._trouble = ""
         self._refused = ""
         self._unopened = None
         self.curl.setopt(pycurl.URL, request.url.encode("utf-8", "replace"))
-        self.curl.setopt(pycurl.HTTPHEADER, request.headers)
+        self.curl.setopt(pycurl.HTTPHEADER, [*request.headers, _NO_EXPECT])
         self.curl.setopt(pycurl.POSTFIELDS, request.body)
         self.curl.setopt(pycurl.TIMEOUT_MS, request.timeout_ms)
 
     def response(self) -> Response:
         """Return the answer of a transfer that was complete."""
+        if not self._head_over:  # libcurl takes the end of the connection for that of a head
+            return Response(0, error=ENDED)
         return Response(
             self.curl.getinfo(pycurl.RESPONSE_CODE),
             bytes(self._body),
@@ -130,14 +120,12 @@ class Transfer:
         if self._trouble:
             return Response(0, error=self._trouble)
         if self._refused:
-            return Response(
-                0,
-                error=f"address refused: {self._refused} is not public, nor in setting http.allow",
-            )
+            return refused(self._refused)
         if self._unopened is not None:
-            short = self._unopened.errno in _SHORTAGES
-            return Response(0, error=f"cannot open a socket: {self._unopened}", short=short)
-        return Response(0, error=message, timed_out=code == pycurl.E_OPERATION_TIMEDOUT)
+            return unopened(self._unopened)
+        if code == pycurl.E_OPERATION_TIMEDOUT:
+            return timed_out(self._timeout_ms)
+        return Response(0, error=message)
 
     def forget(self) -> None:
         """Let go of the bodies while nothing is sent."""
@@ -153,23 +141,29 @@ class Transfer:
 
     def _take_body(self, chunk: bytes) -> int:
         if len(self._body) + len(chunk) > self._answer_max:
-            self._trouble = f"the answer is over {self._answer_max} bytes"
+            self._trouble = body_over(self._answer_max)
             return _ABORT
         self._body += chunk
         return len(chunk)
 
     def _take_header(self, line: bytes) -> int:
+        self._head_bytes += len(line)
+        if self._head_bytes > ANSWER_HEAD_MAX:
+            self._trouble = HEAD_OVER
+            return _ABORT
         if line.startswith(b"HTTP/"):  # no name of a field has a slash
             return self._take_status_line(line)
         name, _, value = line.partition(b":")
         name = name.lower()
-        if name in _WANTED:
+        self._head_over = self._head_over or not line.strip()
+        if name in _WANTED and not self._head_over:  # else it is a trailer
             before = self._headers.get(name)
             value = value.strip()
             self._headers[name] = value if before is None else before + b", " + value
         return len(line)
 
     def _take_status_line(self, line: bytes) -> int:
+        self._head_over = False
         self._headers.clear()  # those so far belonged to an interim answer
         if not _STATUS_LINE.match(line):
             self._trouble = "malformed status line"

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
 import uvloop
 from address_kit import canary
 from runner_kit import (
+    CALLERS,
     HTTP_BEHAVIOURS,
+    CurlBench,
     DenoBench,
     ExecBench,
     FunctionBench,
@@ -19,8 +22,11 @@ from runner_kit import (
     NodeBench,
     Target,
     WasmBench,
+    make_http_runner,
     need_lang,
 )
+
+from slimq.runner.http import HttpRunner
 
 __all__ = ["canary"]
 
@@ -54,14 +60,20 @@ def _nothing_is_left() -> Iterator[None]:
 
 
 SCRIPTS = (NodeBench, DenoBench)
-BENCHES = (ExecBench, HttpBench, FunctionBench, *SCRIPTS, WasmBench)
+BENCHES = (ExecBench, HttpBench, CurlBench, FunctionBench, *SCRIPTS, WasmBench)
 
 
-@pytest.fixture(params=BENCHES, ids=[each.lang for each in BENCHES])
+@pytest.fixture(params=BENCHES, ids=[getattr(each, "name", each.lang) for each in BENCHES])
 def bench(request: pytest.FixtureRequest) -> Iterator[ExecBench | HttpBench | FunctionBench]:
     need_lang(request.param.lang)
     with request.param().open() as opened:
         yield opened
+
+
+@pytest.fixture(params=CALLERS)
+def http_runner(request: pytest.FixtureRequest) -> Callable[..., HttpRunner]:
+    """Makes runners. All that a target can do is tried with each caller of URLs."""
+    return partial(make_http_runner, request.param)
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ import os
 import socket
 import sys
 import threading
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Callable, Coroutine, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from ipaddress import ip_network
@@ -25,10 +25,15 @@ from script_behaviours import SCRIPT_BEHAVIOURS
 from plain_sandbox import PlainSandbox
 from slimq.core.handler import Handler, parse_options
 from slimq.core.job import Batch, Job, Ran
+from slimq.runner.address import AddressPolicy, Network
 from slimq.runner.base import Runner
+from slimq.runner.caller import Caller, NewSocket
 from slimq.runner.command import CommandRunner
 from slimq.runner.function import FunctionRunner
 from slimq.runner.http import HttpRunner
+from slimq.runner.http_connect import Connector
+from slimq.runner.http_curl import CurlCaller
+from slimq.runner.http_plain import PlainCaller
 from slimq.runner.programs import Missing, find_programs
 from slimq.system.clock import SystemClock
 
@@ -96,9 +101,24 @@ def run_once(runner: Runner, batch: Batch) -> Ran:
     return ran
 
 
-def http_runner(**changes: Any) -> HttpRunner:
-    settings: dict[str, Any] = {"clock": SystemClock(), "secrets": [SECRET], "allow": LOOPBACK}
-    return HttpRunner(**(settings | changes))
+CALLERS = ("plain", "curl")
+
+
+def make_http_runner(
+    caller: str,
+    *,
+    allow: Sequence[Network] = LOOPBACK,
+    ca_file: str | None = None,
+    new_socket: NewSocket = socket.socket,
+    **changes: Any,
+) -> HttpRunner:
+    """Return a runner as a node has it, or one that calls ``http://`` by libcurl, too."""
+    policy = AddressPolicy(allow)
+    callers: list[Caller] = [CurlCaller(policy, ca_file=ca_file, new_socket=new_socket)]
+    if caller == "plain":
+        callers.insert(0, PlainCaller(Connector(policy, new_socket)))
+    settings: dict[str, Any] = {"clock": SystemClock(), "secrets": [SECRET]}
+    return HttpRunner(policy=policy, callers=callers, **(settings | changes))
 
 
 @dataclass
@@ -299,6 +319,8 @@ class ExecBench:
 
 class HttpBench:
     lang = "http"
+    name = "http"
+    caller = "plain"
     garbage = ExecBench.garbage
     no_result = ExecBench.no_result
     bad_child = ExecBench.bad_child
@@ -312,10 +334,17 @@ class HttpBench:
             yield self
 
     def runner(self) -> Runner:
-        return http_runner()
+        return make_http_runner(self.caller)
 
     def batch(self, behaviour: str, datas: list[bytes], **written: Any) -> Batch:
         return batch_of("http", self.target.url(behaviour), datas, batch_size=500, **written)
+
+
+class CurlBench(HttpBench):
+    """The same targets, called by libcurl."""
+
+    name = "http by curl"
+    caller = "curl"
 
 
 class FunctionBench:

@@ -11,23 +11,21 @@ import socket
 import ssl
 import subprocess
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from email.utils import format_datetime
 from pathlib import Path
 from typing import Any
 
-import pycurl
 import pytest
 from runner_kit import (
-    LOOPBACK,
     SECRET,
     Seen,
     Target,
     answer,
     batch_of,
-    http_runner,
     id_of,
+    make_http_runner,
     on_loop,
     run_once,
 )
@@ -35,13 +33,9 @@ from standardwebhooks import Webhook
 
 from slimq import __version__
 from slimq.core import status
-from slimq.core.handler import Options
 from slimq.core.job import Ran
 from slimq.core.limits import RESPONSE_MAX, RESULT_MAX
-from slimq.runner.address import AddressPolicy
 from slimq.runner.http import HttpRunner
-from slimq.runner.http_verdict import judge
-from slimq.runner.transfer import Request, Transfer
 
 NOW_MS = 1_800_000_000_123
 
@@ -54,9 +48,18 @@ class StillClock:
         return 0
 
 
-def call(target: Target, path: str = "it", data: bytes = b"x", **written: Any) -> Ran:
-    """Send one job in the single form."""
-    return run_once(http_runner(), batch_of("http", target.url(path), [data], **written))
+MakeRunner = Callable[..., HttpRunner]
+Call = Callable[..., Ran]
+
+
+@pytest.fixture
+def call(http_runner: MakeRunner) -> Call:
+    """Sends one job in the single form."""
+
+    def send(target: Target, path: str = "it", data: bytes = b"x", **written: Any) -> Ran:
+        return run_once(http_runner(), batch_of("http", target.url(path), [data], **written))
+
+    return send
 
 
 def answers(target: Target, code: str, *headers: str, body: bytes = b"") -> None:
@@ -66,7 +69,9 @@ def answers(target: Target, code: str, *headers: str, body: bytes = b"") -> None
 # What is sent.
 
 
-def test_the_single_form_is_the_data_with_headers_that_name_the_job(target: Target) -> None:
+def test_the_single_form_is_the_data_with_headers_that_name_the_job(
+    target: Target, http_runner: MakeRunner
+) -> None:
     answers(target, "200 OK", body=b"thanks")
     trace = "00-" + "a" * 32 + "-" + "b" * 16 + "-01"
     batch = batch_of("http", target.url("it?q=1"), [b"\x00 data\xff\r"])
@@ -96,7 +101,7 @@ def test_the_single_form_is_the_data_with_headers_that_name_the_job(target: Targ
     assert not seen.all("expect")
 
 
-def test_a_traceparent_that_is_none_is_not_sent_on(target: Target) -> None:
+def test_a_traceparent_that_is_none_is_not_sent_on(target: Target, http_runner: MakeRunner) -> None:
     answers(target, "200 OK")
     batch = batch_of("http", target.url("it"), [b"x"])
     batch.jobs[0].trace = "evil\r\nX-Injected: 1"
@@ -105,7 +110,7 @@ def test_a_traceparent_that_is_none_is_not_sent_on(target: Target) -> None:
     assert not target.seen[0].all("x-injected")
 
 
-def test_the_batch_form_names_every_job_in_order(target: Target) -> None:
+def test_the_batch_form_names_every_job_in_order(target: Target, http_runner: MakeRunner) -> None:
     datas = [b"job %d" % index for index in range(250)]
     target.behaviours["it"] = lambda _, seen: answer(b"200\n" * 250)
     ran = run_once(http_runner(), batch_of("http", target.url("it"), datas, batch_size=500))
@@ -121,14 +126,16 @@ def test_the_batch_form_names_every_job_in_order(target: Target) -> None:
     assert attempts == [str(index + 1) for index in range(250)]
 
 
-def test_a_batch_of_one_job_still_has_the_form_of_a_batch(target: Target) -> None:
+def test_a_batch_of_one_job_still_has_the_form_of_a_batch(
+    target: Target, http_runner: MakeRunner
+) -> None:
     target.behaviours["it"] = lambda _, seen: answer(b"404 not there\n")
     ran = run_once(http_runner(), batch_of("http", target.url("it"), [b"x"], batch_size=2))
     assert (ran.results[0].status, ran.results[0].text) == (404, b"not there")
     assert target.seen[0].body == b"x\n"
 
 
-def test_the_id_of_a_batch_is_stable_and_its_own(target: Target) -> None:
+def test_the_id_of_a_batch_is_stable_and_its_own(target: Target, http_runner: MakeRunner) -> None:
     target.behaviours["it"] = lambda _, seen: answer(b"200\n" * 3)
     for datas in ([b"1", b"2"], [b"1", b"2"], [b"1", b"2", b"3"]):
         run_once(http_runner(), batch_of("http", target.url("it"), datas, batch_size=9))
@@ -148,7 +155,9 @@ def verified(seen: Seen, secret: str) -> bool:
 
 
 @pytest.mark.parametrize("form", [{}, {"batch_size": 5}])
-def test_requests_are_signed_by_every_secret(target: Target, form: dict[str, Any]) -> None:
+def test_requests_are_signed_by_every_secret(
+    target: Target, form: dict[str, Any], http_runner: MakeRunner
+) -> None:
     answers(target, "200 OK")
     old, new = SECRET, "whsec_" + "B" * 48
     runner = http_runner(secrets=[old, new], clock=StillClock())
@@ -160,7 +169,7 @@ def test_requests_are_signed_by_every_secret(target: Target, form: dict[str, Any
     assert not verified(seen, "whsec_" + "C" * 48)
 
 
-def test_without_a_secret_nothing_is_signed(target: Target) -> None:
+def test_without_a_secret_nothing_is_signed(target: Target, http_runner: MakeRunner) -> None:
     answers(target, "200 OK")
     run_once(http_runner(secrets=[]), batch_of("http", target.url("it"), [b"x"]))
     assert target.seen[0].one("webhook-id")
@@ -168,7 +177,7 @@ def test_without_a_secret_nothing_is_signed(target: Target) -> None:
 
 
 @pytest.mark.parametrize("data", [b"", bytes(b for b in range(256) if b != 10), b"z" * 2**20])
-def test_the_single_form_carries_any_content(target: Target, data: bytes) -> None:
+def test_the_single_form_carries_any_content(target: Target, data: bytes, call: Call) -> None:
     target.behaviours["it"] = lambda _, seen: answer(hashlib.sha256(seen.body).hexdigest().encode())
     ran = call(target, data=data)
     assert ran.results[0].text == hashlib.sha256(data).hexdigest().encode()
@@ -185,14 +194,14 @@ def test_the_single_form_carries_any_content(target: Target, data: bytes) -> Non
         **dict.fromkeys((301, 304, 600, 999), status.NO_RESULT),
     }.items(),
 )
-def test_the_code_is_the_status(target: Target, code: int, wanted: int) -> None:
+def test_the_code_is_the_status(target: Target, code: int, wanted: int, call: Call) -> None:
     answers(target, f"{code} Whatever")
     result = call(target).results[0]
     assert result.status == wanted
     assert bool(result.error) is not (200 <= code < 300)
 
 
-def test_a_handler_may_give_codes_another_meaning(target: Target) -> None:
+def test_a_handler_may_give_codes_another_meaning(target: Target, call: Call) -> None:
     answers(target, "404 Not Found")
     assert call(target, retry_on=[404]).results[0].status == status.RETRY_LATER
     answers(target, "500 Oops")
@@ -200,21 +209,21 @@ def test_a_handler_may_give_codes_another_meaning(target: Target) -> None:
 
 
 @pytest.mark.parametrize("said", ["102", "422", "500", "201"])
-def test_a_2xx_may_say_another_status(target: Target, said: str) -> None:
+def test_a_2xx_may_say_another_status(target: Target, said: str, call: Call) -> None:
     answers(target, "200 OK", f"sLiMq-StAtUs: {said}", body=b"why")
     result = call(target).results[0]
     assert (result.status, result.text) == (int(said), b"why")
 
 
 @pytest.mark.parametrize("said", ["", "99", "302", "0200", "2e2", "600", "200, 500", "٢٠٠"])
-def test_a_malformed_status_header_is_no_answer(target: Target, said: str) -> None:
+def test_a_malformed_status_header_is_no_answer(target: Target, said: str, call: Call) -> None:
     target.behaviours["it"] = lambda _, seen: answer(b"").replace(
         b"\r\n\r\n", b"\r\nSlimq-Status: " + said.encode() + b"\r\n\r\n"
     )
     assert call(target).results[0].status == status.NO_RESULT
 
 
-def test_the_status_header_of_a_failure_changes_nothing(target: Target) -> None:
+def test_the_status_header_of_a_failure_changes_nothing(target: Target, call: Call) -> None:
     answers(target, "500 Oops", "Slimq-Status: 200")
     assert call(target).results[0].status == 500
 
@@ -232,7 +241,7 @@ def test_the_status_header_of_a_failure_changes_nothing(target: Target) -> None:
 )
 @pytest.mark.parametrize("form", [{}, {"batch_size": 5}])
 def test_a_retry_after_is_honoured(
-    target: Target, value: str, wanted: int | None, form: dict[str, Any]
+    target: Target, value: str, wanted: int | None, form: dict[str, Any], http_runner: MakeRunner
 ) -> None:
     answers(target, "429 Slow Down", f"Retry-After: {value}")
     batch = batch_of("http", target.url("it"), [b"x"], **form)
@@ -240,27 +249,31 @@ def test_a_retry_after_is_honoured(
     assert (result.status, result.retry_after_ms) == (status.RETRY_LATER, wanted)
 
 
-def test_a_retry_after_counts_for_retries_only(target: Target) -> None:
+def test_a_retry_after_counts_for_retries_only(target: Target, call: Call) -> None:
     answers(target, "200 OK", "Retry-After: 5", "Slimq-Status: 102")
     assert call(target).results[0].retry_after_ms == 5_000
     answers(target, "500 Oops", "Retry-After: 5")
     assert call(target).results[0].retry_after_ms is None
 
 
-def test_a_failed_batch_fails_every_job_whatever_its_lines_say(target: Target) -> None:
+def test_a_failed_batch_fails_every_job_whatever_its_lines_say(
+    target: Target, http_runner: MakeRunner
+) -> None:
     answers(target, "404 Not Found", body=b"200\n200\n")
     ran = run_once(http_runner(), batch_of("http", target.url("it"), [b"1", b"2"], batch_size=2))
     assert [result.status for result in ran.results] == [404, 404]
 
 
 @pytest.mark.parametrize("code", ["200 OK", "200 OK: fine"])
-def test_the_headers_of_an_interim_answer_do_not_count(target: Target, code: str) -> None:
+def test_the_headers_of_an_interim_answer_do_not_count(
+    target: Target, code: str, call: Call
+) -> None:
     interim = b"HTTP/1.1 103 Early Hints\r\nSlimq-Status: 500\r\n\r\n"
     target.behaviours["it"] = lambda _, seen: interim + answer(b"fine", code)
     assert call(target).results[0].status == 200
 
 
-def test_the_text_is_bounded(target: Target) -> None:
+def test_the_text_is_bounded(target: Target, call: Call) -> None:
     answers(target, "200 OK", body=b"x" * (RESULT_MAX + 1))
     assert len(call(target).results[0].text) == RESULT_MAX
 
@@ -270,7 +283,7 @@ def test_the_text_is_bounded(target: Target) -> None:
 
 @pytest.mark.parametrize("code", [301, 302, 303, 307, 308])
 @pytest.mark.parametrize("where", ["{}", "//127.0.0.1/", "file:///etc/passwd", "/caught"])
-def test_no_redirect_is_followed(target: Target, code: int, where: str) -> None:
+def test_no_redirect_is_followed(target: Target, code: int, where: str, call: Call) -> None:
     caught = Target({"caught": lambda _, seen: answer(b"caught")})
     with caught.serving():
         answers(target, f"{code} Moved", f"Location: {where.format(caught.url('caught'))}")
@@ -281,7 +294,7 @@ def test_no_redirect_is_followed(target: Target, code: int, where: str) -> None:
     assert caught.connections == 0
 
 
-def test_a_gzip_bomb_is_not_decoded(target: Target) -> None:
+def test_a_gzip_bomb_is_not_decoded(target: Target, call: Call) -> None:
     bomb = gzip.compress(bytes(RESPONSE_MAX * 4))
     answers(target, "200 OK", "Content-Encoding: gzip", body=bomb)
     result = call(target).results[0]
@@ -289,7 +302,7 @@ def test_a_gzip_bomb_is_not_decoded(target: Target) -> None:
 
 
 @pytest.mark.parametrize("length", ["", f"Content-Length: {10 * 2**30}\r\n"])
-def test_an_endless_body_is_cut_at_its_bound(target: Target, length: str) -> None:
+def test_an_endless_body_is_cut_at_its_bound(target: Target, length: str, call: Call) -> None:
     sent = 0
 
     def endless(wire: socket.socket, _: Seen) -> None:
@@ -306,14 +319,14 @@ def test_an_endless_body_is_cut_at_its_bound(target: Target, length: str) -> Non
     assert sent < 32 * RESPONSE_MAX
 
 
-def test_ten_thousand_headers_are_an_error(target: Target) -> None:
+def test_ten_thousand_headers_are_an_error(target: Target, call: Call) -> None:
     answers(target, "200 OK", *[f"X-{index}: {'y' * 50}" for index in range(10_000)])
     result = call(target).results[0]
     assert result.status == status.NO_RESULT
     assert result.error
 
 
-def test_an_endless_header_is_an_error(target: Target) -> None:
+def test_an_endless_header_is_an_error(target: Target, call: Call) -> None:
     def endless(wire: socket.socket, _: Seen) -> None:
         wire.sendall(b"HTTP/1.1 200 OK\r\nX: ")
         while True:
@@ -337,14 +350,14 @@ def test_an_endless_header_is_an_error(target: Target) -> None:
         b"HTTP/1.1 099 Low",
     ],
 )
-def test_what_is_not_an_http_answer_is_an_error(target: Target, head: bytes) -> None:
+def test_what_is_not_an_http_answer_is_an_error(target: Target, head: bytes, call: Call) -> None:
     target.behaviours["it"] = lambda wire, _: wire.sendall(head + b"\r\n\r\nbody")
     result = call(target).results[0]
     assert result.status == status.NO_RESULT
     assert result.error.isprintable()
 
 
-def test_an_answer_that_stops_half_way_is_an_error(target: Target) -> None:
+def test_an_answer_that_stops_half_way_is_an_error(target: Target, http_runner: MakeRunner) -> None:
     target.behaviours["it"] = lambda wire, _: wire.sendall(
         b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\n200\n"
     )
@@ -353,7 +366,7 @@ def test_an_answer_that_stops_half_way_is_an_error(target: Target) -> None:
 
 
 @pytest.mark.parametrize("named", ["http_proxy", "https_proxy", "all_proxy", "HTTPS_PROXY"])
-def test_no_proxy_of_the_environment_is_used(target: Target, named: str) -> None:
+def test_no_proxy_of_the_environment_is_used(target: Target, named: str, call: Call) -> None:
     proxy = Target({})
     answers(target, "200 OK")
     with proxy.serving():
@@ -365,7 +378,7 @@ def test_no_proxy_of_the_environment_is_used(target: Target, named: str) -> None
     assert proxy.connections == 0
 
 
-def test_no_cookie_is_kept(target: Target) -> None:
+def test_no_cookie_is_kept(target: Target, http_runner: MakeRunner) -> None:
     answers(target, "200 OK", "Set-Cookie: a=b")
 
     async def twice() -> None:
@@ -381,7 +394,7 @@ def test_no_cookie_is_kept(target: Target) -> None:
 # Connections.
 
 
-def test_connections_are_kept_and_used_again(target: Target) -> None:
+def test_connections_are_kept_and_used_again(target: Target, http_runner: MakeRunner) -> None:
     answers(target, "200 OK")
 
     async def many() -> None:
@@ -396,7 +409,7 @@ def test_connections_are_kept_and_used_again(target: Target) -> None:
 
 
 def test_a_host_gets_no_more_connections_than_its_bound_and_waiting_costs_no_timeout(
-    target: Target,
+    target: Target, http_runner: MakeRunner
 ) -> None:
     running, most, lock = 0, 0, threading.Lock()
     three = threading.Barrier(3)
@@ -427,7 +440,9 @@ def test_a_host_gets_no_more_connections_than_its_bound_and_waiting_costs_no_tim
     assert target.connections == 3
 
 
-def test_a_connection_that_was_closed_meanwhile_is_made_anew(target: Target) -> None:
+def test_a_connection_that_was_closed_meanwhile_is_made_anew(
+    target: Target, http_runner: MakeRunner
+) -> None:
     target.behaviours["it"] = lambda wire, _: wire.sendall(answer(b""))  # and then closes
 
     async def twice() -> list[Ran]:
@@ -442,7 +457,9 @@ def test_a_connection_that_was_closed_meanwhile_is_made_anew(target: Target) -> 
     assert [ran.results[0].status for ran in on_loop(twice)] == [200, 200]
 
 
-def test_a_socket_of_the_runner_is_not_inherited_by_commands(target: Target) -> None:
+def test_a_socket_of_the_runner_is_not_inherited_by_commands(
+    target: Target, http_runner: MakeRunner
+) -> None:
     inheritable: list[str] = []
 
     async def look() -> None:
@@ -463,7 +480,7 @@ def test_a_socket_of_the_runner_is_not_inherited_by_commands(target: Target) -> 
     assert inheritable == []
 
 
-def test_a_refused_connection_is_an_error_that_shows_no_query() -> None:
+def test_a_refused_connection_is_an_error_that_shows_no_query(http_runner: MakeRunner) -> None:
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     batch = batch_of("http", f"http://127.0.0.1:{port}/path?token=canary", [b"x"])
@@ -473,7 +490,9 @@ def test_a_refused_connection_is_an_error_that_shows_no_query() -> None:
     assert "canary" not in result.error
 
 
-def test_a_name_that_does_not_resolve_is_an_error_that_shows_no_query() -> None:
+def test_a_name_that_does_not_resolve_is_an_error_that_shows_no_query(
+    http_runner: MakeRunner,
+) -> None:
     batch = batch_of("http", "http://no-such-host.invalid/path?token=canary", [b"x"])
     result = run_once(http_runner(), batch).results[0]
     assert result.status == status.NO_RESULT
@@ -484,7 +503,9 @@ def test_a_name_that_does_not_resolve_is_an_error_that_shows_no_query() -> None:
 @pytest.mark.parametrize(
     "body", ["file:///etc/passwd", "gopher://127.0.0.1/", "ftp://127.0.0.1/", "http://", "\u2460"]
 )
-def test_a_handler_that_was_never_checked_is_an_error_and_not_an_exception(body: str) -> None:
+def test_a_handler_that_was_never_checked_is_an_error_and_not_an_exception(
+    body: str, http_runner: MakeRunner
+) -> None:
     result = run_once(http_runner(), batch_of("http", body, [b"x"])).results[0]
     assert result.status == status.NO_RESULT
     assert result.error
@@ -509,14 +530,15 @@ class Unopened:
     ],
 )
 def test_a_shortage_of_sockets_costs_no_failure_and_is_said(
-    target: Target, capfd: pytest.CaptureFixture[str], code: int, meant: int
+    target: Target,
+    http_runner: MakeRunner,
+    capfd: pytest.CaptureFixture[str],
+    code: int,
+    meant: int,
 ) -> None:
-    transfer = Transfer(AddressPolicy(LOOPBACK), "test", None, Unopened(code))
-    transfer.prepare(Request(target.url("it"), [], b"", 5_000, 100))
-    with pytest.raises(pycurl.error) as caught:
-        transfer.curl.perform()
-    ran = judge(transfer.failure(caught.value), 1, True, Options(), NOW_MS)
-    transfer.close()
+    ran = run_once(
+        http_runner(new_socket=Unopened(code)), batch_of("http", target.url("it"), [b"x"])
+    )
     assert ran.results[0].status == meant
     assert "cannot open a socket: " in ran.results[0].error
     assert os.strerror(code) in ran.results[0].error
@@ -556,7 +578,7 @@ def _secure(certificate: Path, most: ssl.TLSVersion) -> Iterator[Target]:
 
 def over_tls(target: Target, **changes: Any) -> Ran:
     url = target.url("it").replace("http:", "https:")
-    return run_once(http_runner(**changes), batch_of("http", url, [b"x"]))
+    return run_once(make_http_runner("plain", **changes), batch_of("http", url, [b"x"]))
 
 
 def test_a_trusted_certificate_is_accepted(secure: Target, certificate: Path) -> None:
@@ -573,7 +595,7 @@ def test_a_certificate_of_nobody_is_refused(secure: Target) -> None:
 
 def test_a_certificate_of_another_host_is_refused(secure: Target, certificate: Path) -> None:
     url = secure.url("it").replace("http://127.0.0.1", "https://localhost")
-    runner = http_runner(ca_file=str(certificate / "certificate.pem"))
+    runner = make_http_runner("plain", ca_file=str(certificate / "certificate.pem"))
     result = run_once(runner, batch_of("http", url, [b"x"])).results[0]
     assert result.status == status.NO_RESULT
     assert "localhost" in result.error
@@ -581,8 +603,8 @@ def test_a_certificate_of_another_host_is_refused(secure: Target, certificate: P
     assert secure.seen == []
 
 
-def test_the_runner_needs_no_loop_to_be_made_and_closed() -> None:
+def test_the_runner_needs_no_loop_to_be_made_and_closed(http_runner: MakeRunner) -> None:
     async def unused() -> None:
-        await HttpRunner(clock=StillClock(), allow=LOOPBACK).close()
+        await http_runner().close()
 
     on_loop(unused)

@@ -3,22 +3,25 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from ipaddress import ip_network
 
 from address_kit import SPOILT, TARGETS, Canary
-from runner_kit import Target, answer, batch_of, http_runner, on_loop, run_once
+from runner_kit import Target, answer, batch_of, on_loop, run_once
 
 from slimq.core import status
 from slimq.core.job import Ran
 from slimq.errors import BadHandler
 from slimq.runner.http import HttpRunner
 
+MakeRunner = Callable[..., HttpRunner]
+
 
 def test_the_table_is_long() -> None:
     assert len(TARGETS) + len(SPOILT) >= 60
 
 
-def test_no_target_of_the_table_is_talked_to(canary: Canary) -> None:
+def test_no_target_of_the_table_is_talked_to(canary: Canary, http_runner: MakeRunner) -> None:
     urls = [target.format(port=canary.port) for target in TARGETS + SPOILT]
 
     async def all_of_them() -> list[Ran]:
@@ -34,7 +37,7 @@ def test_no_target_of_the_table_is_talked_to(canary: Canary) -> None:
     assert (canary.visits, canary.bytes) == (0, 0)
 
 
-def test_the_canary_would_have_noticed(canary: Canary) -> None:
+def test_the_canary_would_have_noticed(canary: Canary, http_runner: MakeRunner) -> None:
     for host in ("127.0.0.1", "2130706433", "0x7f.1", "[::1]", "[::ffff:127.0.0.1]", "localhost"):
         before = canary.visits
         runner = http_runner(allow=[ip_network("127.0.0.0/8"), ip_network("::1/128")])
@@ -54,7 +57,9 @@ def refused_field(runner: HttpRunner, url: str) -> str | None:
     return None
 
 
-def test_a_handler_is_refused_for_what_can_be_known_before(canary: Canary) -> None:
+def test_a_handler_is_refused_for_what_can_be_known_before(
+    canary: Canary, http_runner: MakeRunner
+) -> None:
     runner = http_runner(allow=[])
     for target in TARGETS + SPOILT:
         url = target.format(port=canary.port)
@@ -65,7 +70,9 @@ def test_a_handler_is_refused_for_what_can_be_known_before(canary: Canary) -> No
     assert canary.visits == 0
 
 
-def test_a_name_that_changes_its_address_after_the_check_is_not_talked_to(canary: Canary) -> None:
+def test_a_name_that_changes_its_address_after_the_check_is_not_talked_to(
+    canary: Canary, http_runner: MakeRunner
+) -> None:
     runner = http_runner(allow=[], resolve=lambda host: ["93.184.216.34"])
     batch = batch_of("http", f"http://localhost:{canary.port}/", [b"x"])
     runner.check(batch.handler)
@@ -75,7 +82,7 @@ def test_a_name_that_changes_its_address_after_the_check_is_not_talked_to(canary
     assert canary.visits == 0
 
 
-def test_the_networks_that_are_allowed_are_reached() -> None:
+def test_the_networks_that_are_allowed_are_reached(http_runner: MakeRunner) -> None:
     target = Target({"it": lambda _, seen: answer(b"")})
     with target.serving():
         runner = http_runner(allow=[ip_network("127.0.0.1/32")])

@@ -15,9 +15,9 @@ from slimq.core.limits import ERROR_MAX, LINE_MAX, OUTPUT_TAIL_MAX, RESULT_MAX
 from slimq.core.lines import ChildLine
 from slimq.runner import command_verdict, http_verdict
 from slimq.runner.answer import bounded, quote, read_answer
+from slimq.runner.caller import Response
 from slimq.runner.command_run import Ended
 from slimq.runner.http_verdict import parse_retry_after
-from slimq.runner.transfer import Response
 
 lines = st.one_of(
     st.binary(max_size=20),
