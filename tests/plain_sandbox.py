@@ -34,10 +34,11 @@ class PlainLaunch:
 
 
 class PlainSandbox:
-    """Runs functions as they are. For tests alone: they are our own."""
+    """Runs functions as they are. For tests alone: they are our own. `cells` gets those that
+    were asked for."""
 
-    def __init__(self) -> None:
-        self.cells: list[Cell] = []
+    def __init__(self, cells: list[Cell] | None = None) -> None:
+        self.cells = [] if cells is None else cells
 
     def launch(self, command: Sequence[str], cell: Cell) -> PlainLaunch:
         self.cells.append(cell)

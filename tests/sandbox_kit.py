@@ -79,6 +79,15 @@ def cell_of(user: str, *readable: Path, **fields: Any) -> Cell:
     return Cell(readable=(*folders, *map(str, readable)), **fields)
 
 
+class NoGroups(ControlGroups):
+    """A machine on which no groups can be made. `folder` is empty, and stands for /proc/self."""
+
+    def __init__(self, folder: Path) -> None:
+        (folder / "cgroup").write_text("")
+        (folder / "mountinfo").write_text("")
+        super().__init__(folder)
+
+
 class Order(msgspec.Struct, kw_only=True):
     """What is to be launched. After `seconds` it is killed: by its limits alone where
     `by_limits` says so, else as a node does it."""

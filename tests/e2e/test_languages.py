@@ -90,22 +90,3 @@ def test_a_script_comes_to_nothing_that_is_not_its_own(node: Node, lang: str) ->
     held = node.done(id_)
     assert held["outcome"] == "ok", held
     assert {name for name, is_held in json.loads(held["result"]).items() if not is_held} == set()
-
-
-@pytest.mark.parametrize(
-    ("lang", "body"),
-    [
-        ("node", {"main.cjs": "exports.handler = (event) => { const kept = []; if (event == 'x') "
-                  "for (;;) kept.push(Buffer.alloc(1 << 20, 1)); };"}),
-        ("deno", {"main.cjs": "exports.handler = (event) => { const kept = []; if (event == 'x') "
-                  "for (;;) kept.push(Buffer.alloc(1 << 20, 1)); };"}),
-    ],
-)  # fmt: skip
-def test_a_script_that_takes_too_much_memory_hurts_no_other_job(
-    node: Node, lang: str, body: dict[str, str]
-) -> None:
-    need_lang(lang)
-    options = {"memory": "200MiB", "backoff": {"min": "1ms", "max": "1ms"}, "max_failures": 1}
-    node.put("hog", lang=lang, body=body, options=options)
-    ids = node.add("hog", [b"a", b"x", b"b"])
-    assert [node.done(id_)["outcome"] for id_ in ids] == ["ok", "error", "ok"]

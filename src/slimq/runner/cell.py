@@ -45,6 +45,7 @@ class Cell(msgspec.Struct, frozen=True, kw_only=True):
     environment: tuple[tuple[str, str], ...] = ()
     network: bool = False
     memory_bytes: int = 256 * 1024 * 1024  # of all processes, with /tmp
+    reserved_bytes: int = 0  # that a program asks for and never fills: only rlimits count them
     tmp_bytes: int = 64 * 1024 * 1024
     processes: int = 64  # threads count, too
     open_files: int = 256  # of each process

@@ -214,6 +214,7 @@ class FunctionRunner:
             environment=program.environment,
             network=options.network,
             memory_bytes=options.memory,
+            reserved_bytes=program.reserved_bytes,
             tmp_bytes=options.tmp,
             processes=options.processes,
             descriptors=_DESCRIPTORS,

@@ -19,6 +19,7 @@ _SCRIPT_HOST = _HOST / "script_context" / "main.mjs"
 _NODE_OLDEST = (20, 19)  # it tells by itself which of the two kinds of modules a file is
 _NODE_ADVICE = "install Node.js {}.{} or later, so that it is found in PATH".format(*_NODE_OLDEST)
 _DENO_ADVICE = "pip install 'slimq[deno]', or install Deno so that it is found in PATH"
+_DENO_RESERVED = 512 * MIB  # for code, writable as a whole (mprotect) before any is written
 _WASM_ADVICE = "pip install 'slimq[wasm]'"
 _VERSION = re.compile(r"\d+(\.\d+)+")
 _VERSION_S = 10.0
@@ -27,13 +28,14 @@ _VERSION_S = 10.0
 class Program(NamedTuple):
     """The command of a context, before the words that every context gets; ``{memory_mb}`` in it
     is what the context may take. `readable` are files and folders that are not of the system,
-    `oldest` is the least version that will do."""
+    `oldest` is the least version that will do; `reserved_bytes` are those of `Cell`."""
 
     command: tuple[str, ...]
     readable: tuple[str, ...]
     environment: tuple[tuple[str, str], ...] = ()
     oldest: tuple[int, ...] = ()
     advice: str = ""
+    reserved_bytes: int = 0
 
     def words(self, memory_bytes: int) -> list[str]:
         memory_mb = str(memory_bytes // MIB)
@@ -128,4 +130,5 @@ def _deno(search_path: str | None) -> Program | Missing:
         environment=(("DENO_NO_UPDATE_CHECK", "1"), ("NO_COLOR", "1")),
         oldest=(2,),
         advice=_DENO_ADVICE,
+        reserved_bytes=_DENO_RESERVED,
     )

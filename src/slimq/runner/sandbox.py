@@ -224,7 +224,7 @@ class Sandbox:
         if "pids" not in self.groups.bounded and not self.unsafe:
             words.append(f"limit=RLIMIT_NPROC:{cell.processes}")
         if "memory" not in self.groups.bounded:
-            words.append(f"limit=RLIMIT_DATA:{cell.memory_bytes}")
+            words.append(f"limit=RLIMIT_DATA:{cell.memory_bytes + cell.reserved_bytes}")
         return words
 
     def _landlock(self, cell: Cell) -> Iterator[str]:

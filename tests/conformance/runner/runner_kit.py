@@ -28,7 +28,9 @@ from slimq.core.job import Batch, Job, Ran
 from slimq.runner.address import AddressPolicy, Network
 from slimq.runner.base import Runner
 from slimq.runner.caller import Caller, NewSocket
+from slimq.runner.cell import Cell
 from slimq.runner.command import CommandRunner
+from slimq.runner.context import Launcher
 from slimq.runner.function import FunctionRunner
 from slimq.runner.http import HttpRunner
 from slimq.runner.http_connect import Connector
@@ -355,9 +357,10 @@ class FunctionBench:
 
     behaviours = FUNCTION_BEHAVIOURS
 
-    def __init__(self) -> None:
+    def __init__(self, sandbox: Launcher | None = None) -> None:
         self.folder = Path()
-        self.sandbox = PlainSandbox()
+        self.cells: list[Cell] = []
+        self.sandbox: Launcher = sandbox or PlainSandbox(self.cells)
 
     @contextmanager
     def open(self) -> Iterator[FunctionBench]:

@@ -146,7 +146,7 @@ def test_a_context_that_died_at_rest_costs_the_next_batch_nothing(
 def test_the_cell_of_a_context_is_what_the_handler_asked_for(functions: FunctionBench) -> None:
     limits = {"memory": "128MiB", "processes": 3, "tmp": "2MiB", "network": True}
     run(functions, PID, client="acme", **limits)
-    (cell,) = functions.sandbox.cells
+    (cell,) = functions.cells
     assert (cell.client, cell.memory_bytes, cell.processes) == ("acme", 128 << 20, 3)
     assert (cell.tmp_bytes, cell.network, cell.descriptors) == (2 << 20, True, 6)
 
@@ -158,7 +158,7 @@ def test_without_a_sandbox_nothing_is_started_and_no_job_is_to_blame(
         def launch(self, *_: object) -> Any:
             raise OSError("there is no sandbox")
 
-    functions.sandbox = Refusing()  # type: ignore[assignment]
+    functions.sandbox = Refusing()
     ran = run(functions, PID, b"1", b"2")
     assert statuses(ran) == [status.RETRY_LATER] * 2
     assert "there is no sandbox" in ran.results[0].error

@@ -189,5 +189,5 @@ def test_a_module_that_cannot_be_run_is_refused_with_the_reason(
 
 def test_a_module_sees_nothing_of_the_packages_beside_wasmtime(modules: FunctionBench) -> None:
     run(modules, saying(b"200\n"))
-    (cell,) = modules.sandbox.cells
+    (cell,) = modules.cells
     assert [path for path in cell.readable if Path(path).name == "site-packages"] == []

@@ -160,7 +160,7 @@ def test_an_environment_is_shared_by_all_that_name_it(
             await runner.try_out(batch.handler)
             ran = await runner.run(batch)
             assert ran.results[0].text.decode() == f'["inside","{venv}"]'
-        assert str(venv) in functions.sandbox.cells[-1].readable
+        assert str(venv) in functions.cells[-1].readable
         plain = await runner.run(functions.of(source, [b"x"], version=3))
         assert "No module named 'inside'" in plain.results[0].error
         batch = functions.of(SHOUT, [b"x"], eid="imaging", version=4)

@@ -6,22 +6,13 @@ from pathlib import Path
 
 import pytest
 
-from sandbox_kit import folders_of, need_user, python_of
+from sandbox_kit import NoGroups, folders_of, need_user, python_of
 from slimq.runner.cell import Cell, python_folders
 from slimq.runner.sandbox import NoSandbox, Sandbox
 from slimq.runner.sandbox_probe import examine, how_to_mend
 from slimq.system.cgroup import ControlGroups
 
 CELL = Cell(client="acme")
-
-
-class NoGroups(ControlGroups):
-    """A machine on which no groups can be made."""
-
-    def __init__(self, folder: Path) -> None:
-        (folder / "cgroup").write_text("")
-        (folder / "mountinfo").write_text("")
-        super().__init__(folder)
 
 
 def program(path: Path, text: str) -> str:
