@@ -201,6 +201,13 @@ class NotAccepting(OperatorError):
     title = "This node does not accept jobs"
 
 
+class NoContext(OperatorError):
+    """What runs a function could not be started, so that nothing is known of the function."""
+
+    slug = "no-context"
+    title = "No context for a function can be started now"
+
+
 class ShuttingDown(OperatorError):
     slug = "shutting-down"
     title = "This node is draining"

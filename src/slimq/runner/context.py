@@ -130,6 +130,7 @@ class Context:
         self.started_at = self.used_at = self._loop.time()
         self.jobs = self.answer_bytes = self.first_bytes = self.taken_bytes = 0
         self.progress: dict[int, tuple[int, int]] = {}
+        self.has_begun = False  # with the function: what happened before is not its fault
 
     @property
     def is_dead(self) -> bool:
@@ -221,6 +222,8 @@ class Context:
             return
         if said[:1] == b"P":
             self._take_progress(said[1:])
+        elif said == b"B":
+            self.has_begun = True
         elif not said:  # it ended, or closed its end: who ends by itself tells why by its code
             self._loop.remove_reader(self._exchange.socket)
             self._after("end", KILL_GRACE_S, lambda: self._kill("protocol"))

@@ -21,7 +21,7 @@ from slimq.core.jobtype import EVERY_CLIENT
 from slimq.core.limits import CONTEXT_START_S, MIB
 from slimq.core.needs import Needs, needs_of
 from slimq.core.requirements import fits
-from slimq.errors import BadHandler
+from slimq.errors import BadHandler, NoContext
 from slimq.runner.answer import bounded, same_for_all
 from slimq.runner.cell import Cell
 from slimq.runner.context import Context, Death, Launcher
@@ -38,10 +38,11 @@ from slimq.runner.programs import (
     version_of,
 )
 from slimq.runner.unpack import Unpacked
-from slimq.runner.warm import ENDS, STARTS, Key, NotStarted, WarmContexts
+from slimq.runner.warm import ENDS, STARTS, Key, NotLaunched, NotStarted, WarmContexts
 from slimq.system.process import Processes, SystemProcesses
 
 RUN, CHECK = "run", "check"  # modes of the program in the context
+_NOT_STARTED = "cannot start a context"
 _DESCRIPTORS = 6  # standard input, output and error, and the three of the exchange
 
 
@@ -93,11 +94,13 @@ class FunctionRunner:
 
     async def try_out(self, handler: Handler) -> None:
         """Load a function once, in a context of its own; raise BadHandler with file, line and
-        reason when it cannot be run."""
+        reason when it cannot be run, NoContext when that could not be found out."""
         client = "main" if handler.client == EVERY_CLIENT else handler.client
         await self._check_version(self._program(handler))
         try:
             context = await self._start(handler, client, CHECK)
+        except NotLaunched as error:
+            raise NoContext(f"{error.why}: the function was not tried; deploy it again") from None
         except NotStarted as error:
             raise _refusal(error) from None
         await context.close()
@@ -176,8 +179,10 @@ class FunctionRunner:
             context = self._spawn(handler, client, mode, Place(str(folder), packages), needs.entry)
         except (NotBuilt, BadEnvironment) as error:
             raise NotStarted(str(error)) from error
-        except (OSError, BadHandler) as error:
-            raise NotStarted(f"cannot start a context: {error}") from error
+        except BadHandler as error:
+            raise NotStarted(f"{_NOT_STARTED}: {error}") from error
+        except OSError as error:
+            raise NotLaunched(f"{_NOT_STARTED}: {error}") from error
         said = await context.started(CONTEXT_START_S)
         if not isinstance(said, Death) and said[:1] == b"Y":
             return context
@@ -186,6 +191,8 @@ class FunctionRunner:
         if isinstance(said, Death):
             timeout_ms = int(1000 * CONTEXT_START_S)
             why = describe(said, handler.options, timeout_ms) + _last_words(log)
+            if not (context.has_begun or said.limits):
+                raise NotLaunched(f"{_NOT_STARTED}: {why}", log=log)
             raise NotStarted(f"the function could not be loaded: {why}", log=log)
         raise _parsed(said[1:], log)
 

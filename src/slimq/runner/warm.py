@@ -47,6 +47,11 @@ class NotStarted(Exception):
         self.why, self.file, self.line, self.log = why, file, line, log
 
 
+class NotLaunched(NotStarted):
+    """What runs the function, or the sandbox around it, ended before it came to the function, or
+    was not even started: the machine is to blame."""
+
+
 Start = Callable[[], Awaitable[Context]]
 
 

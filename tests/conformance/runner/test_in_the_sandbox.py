@@ -8,10 +8,15 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from function_kit import run_in_parts, statuses, texts
-from runner_kit import DenoBench, FunctionBench, NodeBench, WasmBench, need_lang
+from function_kit import run_in_parts, statuses, texts, with_runner
+from runner_kit import PROGRAMS, DenoBench, FunctionBench, NodeBench, WasmBench, need_lang
 
 from sandbox_kit import NoGroups, need_user
+from slimq.core import status
+from slimq.core.job import Ran
+from slimq.errors import BadHandler, NoContext
+from slimq.runner.function import FunctionRunner
+from slimq.runner.programs import Program
 from slimq.runner.sandbox import Sandbox
 from slimq.system.cgroup import ControlGroups
 
@@ -54,4 +59,57 @@ def test_each_line_comes_as_it_was_sent(inside: Inside, lang: str) -> None:
 def test_a_job_that_takes_too_much_memory_hurts_no_other(inside: Inside, lang: str) -> None:
     bench = inside(lang)
     ran = run_in_parts(bench, bench.of(HOGS[lang], [b"a", b"x", b"b"], memory="200MiB"))
-    assert [status // 100 for status in statuses(ran)] == [2, 5, 2]
+    assert [code // 100 for code in statuses(ran)] == [2, 5, 2]
+
+
+MISSING = "/nowhere/to/be/found"
+AT_FAULT: dict[str, tuple[Callable[[Program], Program], str]] = {  # and not the function
+    "bubblewrap": (
+        lambda program: program._replace(readable=(MISSING,)),
+        f"bwrap: Can't find source path {MISSING}",
+    ),
+    "the last step": (
+        lambda program: program._replace(command=(MISSING,)),
+        "slimq sandbox: [Errno 2]",
+    ),
+    "the interpreter": (
+        lambda program: program._replace(command=("/usr/bin/false",)),
+        "exit code 1",
+    ),
+    "its packages": (
+        lambda program: program._replace(command=(*program.command[:-1], MISSING)),
+        "No module named 'wasmtime'",
+    ),
+}
+
+
+@pytest.mark.parametrize("culprit", AT_FAULT)
+def test_a_function_is_not_blamed_for_what_failed_before_it(inside: Inside, culprit: str) -> None:
+    bench = inside("wasm")
+    breaking, why = AT_FAULT[culprit]
+    program = PROGRAMS["wasm"]
+    assert isinstance(program, Program)
+    programs = {**PROGRAMS, "wasm": breaking(program)}
+    batch = bench.batch("digest", [b"a", b"b"])
+
+    async def work(runner: FunctionRunner) -> Ran:
+        with pytest.raises(NoContext) as refusal:
+            await runner.try_out(batch.handler)
+        assert why in refusal.value.detail
+        return await runner.run(batch)
+
+    ran = with_runner(bench, work, programs=programs)
+    assert statuses(ran) == [status.RETRY_LATER] * 2
+    assert why in ran.results[0].error
+
+
+@pytest.mark.parametrize("code", [0, 1, 125])
+def test_a_function_that_ends_while_it_is_loaded_is_refused(inside: Inside, code: int) -> None:
+    bench = inside("python")
+    source = f"import os\nprint('bwrap: broken')\nos._exit({code})"
+
+    async def work(runner: FunctionRunner) -> None:
+        with pytest.raises(BadHandler, match=f"could not be loaded: .* exit code {code}"):
+            await runner.try_out(bench.of(source, [b"x"]).handler)
+
+    with_runner(bench, work)

@@ -4,7 +4,8 @@ Started as ``python_host.py CONTROL BATCH ANSWER MODE FOLDER PACKAGES SITE MODUL
 JOBTYPE VERSION MEMORY_MB``, where the first three are descriptors:
 
     CONTROL   SOCK_SEQPACKET. To here:  <size>                 run what is in BATCH
-                              From here: Y<bytes>              the function is loaded
+                              From here: B                     here we are; now the function
+                                        Y<bytes>               it is loaded
                                         N<file>\0<line>\0<why> it cannot be run
                                         P<place> <done> <total> progress of a job
                                         D<bytes>               the batch is done
@@ -15,7 +16,8 @@ PACKAGES is the folder of those that the function needs, or ''. SITE is ``site``
 is installed for this interpreter, else ''.
 
 MODE is ``run``, or ``check``: compile all files and load the function, but call nothing of it.
-Bytes are the memory that this process takes. Standard output and error are the log; nothing is
+Whoever ends before B does not do so because of the function. Bytes are the memory that this
+process takes. Standard output and error are the log; nothing is
 read from them.
 """
 
@@ -44,6 +46,7 @@ def main() -> None:
         os.set_inheritable(each, False)
     answer = Answer(descriptor)
     _forbid_forks(answer, (control, batch, descriptor))
+    os.write(control, b"B")
     function = _start(control, answer, mode, (folder, packages, site), words)
     if function is None:
         return

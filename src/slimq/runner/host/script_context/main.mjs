@@ -32,6 +32,7 @@ async function main(control, batch, descriptor, mode, folder, _packages, _site, 
   system.takeOverOutput();
   for (const each of [control, batch, descriptor]) system.keep(each);
   const answer = new Answer(descriptor);
+  system.write(control, Buffer.from("B"));
   const loaded = await start(control, answer, folder, words);
   if (loaded === null || (mode === "run" && !(await began(loaded, control)))) {
     system.exit(0);

@@ -23,6 +23,7 @@ def main() -> None:
     _mode, folder, _packages, _site, file, _name, _event, *about = sys.argv[4:]
     os.dup2(1, 2)  # one log, in the order in which it was said
     memory = Memory()
+    os.write(control, b"B")
     try:
         answer = Answer(descriptor)
         module = Module(answer, About(control, about), folder, file, memory.taken)
