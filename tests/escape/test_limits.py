@@ -81,7 +81,7 @@ except OSError:
 
 def test_a_fork_bomb_is_bounded_and_leaves_nothing(user: str, mark: str) -> None:
     program = "import os\nwhile True:\n  try: os.fork()\n  except OSError: pass"
-    run_python(user, program, mark, cell=cell_of(user, processes=30, cores=0.5), seconds=1.0)
+    run_python(user, program, mark, cell=cell_of(user, processes=30, cpus=0.5), seconds=1.0)
     wait_until(lambda: not running(mark))
 
 
@@ -132,7 +132,7 @@ end = time.monotonic() + 2
 while time.monotonic() < end: pass
 print(time.process_time())
 """
-    came = run_python("root", program, cell=cell_of("root", cores=0.25))
+    came = run_python("root", program, cell=cell_of("root", cpus=0.25))
     assert float(came.out) < 1.2
 
 

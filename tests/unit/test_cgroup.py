@@ -15,7 +15,7 @@ import pytest
 from sandbox_kit import folders_of, need, wait_until
 from slimq.system.cgroup import OWN_LEAF, Bounds, ControlGroups, find_trees
 
-BOUNDS = Bounds(memory_bytes=1 << 20, processes=10, cores=0.5)
+BOUNDS = Bounds(memory_bytes=1 << 20, processes=10, cpus=0.5)
 
 
 class Tree2:

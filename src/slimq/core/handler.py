@@ -17,6 +17,8 @@ from slimq.core.language import FUNCTIONS
 from slimq.core.limits import (
     BATCH_MAX,
     CONCURRENCY_MAX,
+    FUNCTION_CPUS_MAX,
+    FUNCTION_CPUS_MIN,
     FUNCTION_MEMORY_MAX,
     FUNCTION_MEMORY_MIN,
     FUNCTION_PROCESSES_MAX,
@@ -54,6 +56,7 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     job_timeout_ms: int = 0  # functions: of one job; 0: only the batch is timed
     memory: int = 256 * MIB  # functions: bytes of one context
     processes: int = 64  # functions: processes and threads of one context
+    cpus: float | None = None  # functions: processors of one context; None: all there are
     tmp: int = 64 * MIB  # functions: bytes of temporary files of one context
     network: bool = False  # functions: whether they may use it, if the operator lets them
     eid: str = ""  # python: the environment that it runs in; '': our own interpreter
@@ -104,7 +107,8 @@ def _defaults(lang: str, written: Mapping[str, Any]) -> dict[str, Any]:
     return {"batch_size": 10 if written.get("event") == "sqs" else 100}
 
 
-_OF_FUNCTIONS = ("handler", "event", "job_timeout", "memory", "processes", "tmp", "network")
+_LIMITS = ("job_timeout", "memory", "processes", "cpus", "tmp")
+_OF_FUNCTIONS = ("handler", "event", *_LIMITS, "network")
 _OF_PYTHON = ("eid", "requirements")
 _NOT_OF_FUNCTIONS = ("result", "retry_on", "fail_on")
 
@@ -211,6 +215,12 @@ def _size(name: str, low: int, high: int) -> Callable[[str, Any], dict[str, Any]
     return check
 
 
+def _cpus(field: str, value: Any) -> dict[str, Any]:
+    if type(value) not in (int, float) or not FUNCTION_CPUS_MIN <= value <= FUNCTION_CPUS_MAX:
+        raise bad_field(field, f"a number from {FUNCTION_CPUS_MIN} to {FUNCTION_CPUS_MAX}")
+    return {"cpus": float(value)}
+
+
 def _entry(field: str, value: Any) -> dict[str, Any]:
     if not isinstance(value, str) or not value:
         raise bad_field(field, "function or module.function, such as main.handler")
@@ -248,6 +258,7 @@ _CHECKS: dict[str, Callable[[str, Any], dict[str, Any]]] = {
     "job_timeout": _duration("job_timeout_ms", 1, TIMEOUT_MAX_MS),
     "memory": _size("memory", FUNCTION_MEMORY_MIN, FUNCTION_MEMORY_MAX),
     "processes": _integer("processes", 1, FUNCTION_PROCESSES_MAX),
+    "cpus": _cpus,
     "tmp": _size("tmp", MIB, FUNCTION_TMP_MAX),
     "network": _flag("network"),
     "eid": _eid,

@@ -49,7 +49,7 @@ class Cell(msgspec.Struct, frozen=True, kw_only=True):
     tmp_bytes: int = 64 * 1024 * 1024
     processes: int = 64  # threads count, too
     open_files: int = 256  # of each process
-    cores: float | None = None  # processors' time in a second, for all; None: no bound
+    cpus: float | None = None  # processors' time in a second, for all; None: no bound
     descriptors: int = 3
 
     def variables(self) -> dict[str, str]:

@@ -224,6 +224,7 @@ class FunctionRunner:
             reserved_bytes=program.reserved_bytes,
             tmp_bytes=options.tmp,
             processes=options.processes,
+            cpus=options.cpus,
             descriptors=_DESCRIPTORS,
         )
         launch = self._sandbox.launch([*command, *words], cell)

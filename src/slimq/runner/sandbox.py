@@ -174,7 +174,7 @@ class Sandbox:
     def _group(self, cell: Cell) -> Group | None:
         if not self.groups.trees:
             return None
-        bounds = Bounds(cell.memory_bytes, cell.processes + _OWN_PROCESSES, cell.cores)
+        bounds = Bounds(cell.memory_bytes, cell.processes + _OWN_PROCESSES, cell.cpus)
         return self.groups.make(bounds)
 
     def _boxed(self, argv: list[str], cell: Cell, descriptors: list[int]) -> list[str]:

@@ -147,6 +147,9 @@ def _reached(sandbox: Sandbox) -> Level:
     layers.append(sandbox.groups.describe() if not unbounded else "rlimits")
     if unbounded:
         lacking.append("memory and processes are bounded for each process, not for all together")
+    if "cpu" not in sandbox.groups.bounded:
+        lacking.append("nothing bounds processors: the option cpus has no effect")
+    if unbounded or "cpu" not in sandbox.groups.bounded:
         advice.append(_DELEGATE)
     layers.append("a user for each client" if sandbox.as_root else "user namespace")
     return Level(True, ", ".join(layers), "; ".join(lacking), "; ".join(advice))

@@ -29,7 +29,7 @@ class Bounds(NamedTuple):
 
     memory_bytes: int
     processes: int  # threads count, too
-    cores: float | None = None
+    cpus: float | None = None
 
 
 class Tree(NamedTuple):
@@ -271,8 +271,8 @@ def _settings(tree: Tree, bounds: Bounds) -> Iterable[tuple[str, str, bool]]:
             yield "memory.oom.group", "1", False
     if "pids" in tree.controllers:
         yield "pids.max", str(bounds.processes), True
-    if "cpu" in tree.controllers and bounds.cores is not None:
-        quota = int(bounds.cores * _PERIOD_US)
+    if "cpu" in tree.controllers and bounds.cpus is not None:
+        quota = int(bounds.cpus * _PERIOD_US)
         if old:
             yield "cpu.cfs_quota_us", str(quota), True
         else:

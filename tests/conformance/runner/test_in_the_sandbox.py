@@ -62,6 +62,22 @@ def test_a_job_that_takes_too_much_memory_hurts_no_other(inside: Inside, lang: s
     assert [code // 100 for code in statuses(ran)] == [2, 5, 2]
 
 
+@pytest.mark.parametrize("inside", ["control groups"], indirect=True)
+def test_a_busy_function_gets_its_share_of_the_processors(inside: Inside) -> None:
+    if "cpu" not in ControlGroups().bounded:
+        pytest.skip("nothing here bounds processors")
+    bench = inside("python")
+    source = """
+import time
+def handler(event, context):
+    end, used = time.monotonic() + 2, time.process_time()
+    while time.monotonic() < end: pass
+    return time.process_time() - used
+"""
+    ran = run_in_parts(bench, bench.of(source, [b"x"], cpus=0.25))
+    assert 0 < float(texts(ran)[0]) < 1.0
+
+
 MISSING = "/nowhere/to/be/found"
 AT_FAULT: dict[str, tuple[Callable[[Program], Program], str]] = {  # and not the function
     "bubblewrap": (

@@ -34,6 +34,7 @@ def test_without_control_groups_it_says_what_is_weaker(tmp_path: Path) -> None:
     assert level.ready
     assert "rlimits" in level.summary
     assert "for each process" in level.lacking
+    assert "nothing bounds processors" in level.lacking
     assert "Delegate=yes" in level.advice
 
 
