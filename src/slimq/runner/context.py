@@ -218,15 +218,17 @@ class Context:
 
     def _hear(self) -> None:
         said = self._exchange.hear()
-        if said is None:
-            return
+        if said:
+            self._take(said)
+        elif said == b"":  # it ended, or closed its end: who ends by itself tells why by its code
+            self._loop.remove_reader(self._exchange.socket)
+            self._after("end", KILL_GRACE_S, lambda: self._kill("protocol"))
+
+    def _take(self, said: bytes) -> None:
         if said[:1] == b"P":
             self._take_progress(said[1:])
         elif said == b"B":
             self.has_begun = True
-        elif not said:  # it ended, or closed its end: who ends by itself tells why by its code
-            self._loop.remove_reader(self._exchange.socket)
-            self._after("end", KILL_GRACE_S, lambda: self._kill("protocol"))
         elif self._heard is not None and not self._heard.done():
             self._heard.set_result(said)
         else:
@@ -314,6 +316,8 @@ class Context:
         self._limits.kill()
         self._child.signal_group(signal.SIGKILL)
         self._loop.remove_reader(self._exchange.socket)
+        while said := self._exchange.hear():  # its last words may be behind others
+            self._take(said)
         self._drain()
         for pipe in list(self._pipes):
             self._close_pipe(pipe)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -11,6 +10,7 @@ from pathlib import Path
 import pytest
 import uvloop
 from address_kit import canary
+from function_kit import children
 from runner_kit import (
     CALLERS,
     HTTP_BEHAVIOURS,
@@ -39,10 +39,6 @@ def descriptors() -> set[str]:
         except FileNotFoundError:  # the descriptor of the listing itself
             continue
     return found
-
-
-def children() -> list[str]:
-    return Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()
 
 
 @pytest.fixture(autouse=True, scope="session")

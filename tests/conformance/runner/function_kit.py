@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -57,6 +58,11 @@ async def until(condition: Callable[[], object]) -> None:
     while not condition():
         assert time.monotonic() < end
         await asyncio.sleep(0.005)
+
+
+def children() -> list[str]:
+    """The processes that this one started and that are there, reaped or not."""
+    return Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()
 
 
 def is_gone(pid: str) -> bool:

@@ -10,7 +10,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from function_kit import errors, is_gone, run, run_in_parts, statuses, texts, until, with_runner
+from function_kit import (
+    children,
+    errors,
+    is_gone,
+    run,
+    run_in_parts,
+    statuses,
+    texts,
+    until,
+    with_runner,
+)
 from runner_kit import FunctionBench, id_of
 
 from slimq.core import status
@@ -579,6 +589,23 @@ def test_a_function_that_cannot_be_run_is_refused_with_file_line_and_reason(
     assert words in refused.value.detail
     assert refused.value.extra.get("file") == file
     assert refused.value.extra.get("line") == line
+
+
+def test_why_a_function_cannot_be_run_is_known_also_when_its_context_ended_meanwhile(
+    functions: FunctionBench,
+) -> None:
+    handler = functions.of("1 / 0", []).handler
+
+    async def work(runner: FunctionRunner) -> None:
+        others = set(children())
+        trial = asyncio.create_task(runner.try_out(handler))
+        await until(lambda: set(children()) - others)
+        (child,) = set(children()) - others
+        os.waitid(os.P_PID, int(child), os.WEXITED | os.WNOWAIT)  # nothing is read meanwhile
+        with pytest.raises(BadHandler, match="ZeroDivisionError"):
+            await trial
+
+    with_runner(functions, work)
 
 
 @pytest.mark.parametrize(
