@@ -20,7 +20,7 @@ from slimq.core.jobid import Minter
 from slimq.core.lifecycle import DONE, Move, done_dt
 from slimq.core.limits import CLAIM_MAX, LEASE_MS, MIB
 from slimq.core.lines import ChildLine
-from slimq.errors import SlimqError
+from slimq.errors import NoContext, SlimqError
 from slimq.journal.record import Header, Position
 from slimq.journal.writer import Append
 from slimq.store.base import ControlStore, Cursor, Finished, KeyUse, NewJobs, Node
@@ -88,6 +88,7 @@ class FakeNode:
         self.asked = 0
         self.refused_commands: set[str] = set()
         self.refused_source = ""
+        self.has_contexts = True
         self.tried: list[Handler] = []
         self.invoked: list[tuple[str, Handler]] = []
         self.said: dict[str, tuple[int, int]] = {}
@@ -119,6 +120,8 @@ class FakeNode:
 
     async def try_out(self, handler: Handler) -> None:
         self.tried.append(handler)
+        if not self.has_contexts:
+            raise NoContext("the sandbox could not be made")
         if self.refused_source and self.refused_source in str(handler.body):
             raise bad_field("body", "main.py, line 1: refused")
 

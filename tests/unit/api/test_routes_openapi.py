@@ -250,6 +250,11 @@ def bad_handler(bench: Bench, method: str, path: str) -> Reply:
     return call(bench, method, path)
 
 
+def no_context(bench: Bench, method: str, path: str) -> Reply:
+    bench.node.has_contexts = False
+    return call(bench, method, path, body=b'{"lang":"python","body":"def handler(e, c): 0"}')
+
+
 def conflict(bench: Bench, method: str, path: str) -> Reply:
     id_ = bench.done("main/mail") if path.endswith("cancel") else bench.add_one("main/mail")
     return call(bench, method, path, id=id_)
@@ -292,6 +297,7 @@ PROVOKE: dict[str, Provoke] = {
     "body-too-large": body_too_large,
     "line-too-long": line_too_long,
     "bad-handler": bad_handler,
+    "no-context": no_context,
     "bad-policy": lambda bench, method, path: call(bench, method, path, body=b'{"weight":0}'),
     "key-reused": keyed(b'"a"', b'"b"', at_once=False),
     "key-in-flight": keyed(b'"a"', b'"a"', at_once=True),
