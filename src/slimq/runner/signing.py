@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import hashlib
 import hmac
-from base64 import b64decode, b64encode
+from base64 import b64decode
 from binascii import Error as Base64Error
+from binascii import b2a_base64
 from collections.abc import Sequence
 
 from slimq.core.limits import SECRET_MAX, SECRET_MIN
@@ -34,20 +35,26 @@ class Signer:
     """Signs with every secret of `secrets` (text, see `read_secret`), in that order."""
 
     def __init__(self, secrets: Sequence[str]) -> None:
-        self._keys = [read_secret(secret) for secret in secrets]
+        keys = [read_secret(secret) for secret in secrets]
+        self._keyed = [hmac.new(key, digestmod=hashlib.sha256) for key in keys]
 
     def headers(self, message: str, timestamp: int, body: bytes) -> list[str]:
         """Return the header lines of the request with the id `message` at `timestamp`
         (seconds since the epoch). Without a secret there is no signature."""
         lines = [f"webhook-id: {message}", f"webhook-timestamp: {timestamp}"]
-        if self._keys:
+        if self._keyed:
             signed = b"%s.%d.%s" % (message.encode(), timestamp, body)
-            lines.append("webhook-signature: " + " ".join(_sign(key, signed) for key in self._keys))
+            signatures = " ".join([_sign(keyed, signed) for keyed in self._keyed])
+            lines.append(f"webhook-signature: {signatures}")
         return lines
 
 
-def _sign(key: bytes, signed: bytes) -> str:
-    return "v1," + b64encode(hmac.digest(key, signed, hashlib.sha256)).decode()
+def _sign(keyed: hmac.HMAC, signed: bytes) -> str:
+    """A copy of what has hashed the key already is faster than `hmac.digest`, and does not let
+    other threads run before it has hashed a short body."""
+    code = keyed.copy()
+    code.update(signed)
+    return "v1," + b2a_base64(code.digest(), newline=False).decode()
 
 
 def batch_id(ids: Sequence[str]) -> str:
