@@ -19,6 +19,7 @@ from slimq.core.jobtype import is_name
 from slimq.core.limits import CHILDREN_MAX, LINE_MAX, RESULT_MAX
 
 CHILD_MARK = b"#J:"
+_CODES = {b"%d" % code: code for code in range(1000) if statuses.is_status(code)}
 
 
 def split_lines(body: bytes) -> list[bytes]:
@@ -45,11 +46,13 @@ class ChildLine(NamedTuple):
 
 def parse_result(line: bytes) -> ResultLine | None:
     """Return the result that `line` says, or None when it is malformed."""
-    code, text = line[:3], line[3:]
-    if not (len(code) == 3 and code.isdigit()) or (text and text[:1] not in b" \r"):
+    status = _CODES.get(line[:3])
+    if status is None:
         return None
-    status = int(code)
-    if not statuses.is_status(status):
+    text = line[3:]
+    if not text:
+        return ResultLine(status, b"")
+    if text[:1] not in b" \r":
         return None
     return ResultLine(status, text.strip(b" \r")[:RESULT_MAX])
 
