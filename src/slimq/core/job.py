@@ -29,7 +29,7 @@ class Batch(msgspec.Struct):
 
 
 class Result(msgspec.Struct, gc=False):
-    """What became of one job in one run."""
+    """What became of one job in one run. Jobs may share one: it is replaced, never changed."""
 
     status: int
     text: bytes = b""  # what the handler said, at most RESULT_MAX
@@ -41,7 +41,7 @@ class Result(msgspec.Struct, gc=False):
 class Ran(msgspec.Struct):
     """What became of a batch: one result for each job, in order.
 
-    `children` are the jobs that each job added. `output` is the tail of the log.
+    `children` are the jobs that each job added (empty: none did). `output` is the tail of the log.
     `died` says that the context died or hung. Then those of several jobs that have no result
     of their own (`suspects`, indexes) may be innocent: they are run again in parts. `guilty` is
     the one of them that was under way, where that is known.

@@ -24,9 +24,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from enum import StrEnum
+from operator import attrgetter
 from typing import NamedTuple
 
 import msgspec
+from msgspec.structs import replace
 
 from slimq.core import status as statuses
 from slimq.core.backoff import backoff_ms
@@ -39,6 +41,7 @@ YEAR_MS = 31_556_952_000
 DONE_SHIFT_MS = 1000 * YEAR_MS
 DONE = "__done"
 FREE = ""
+_RUN_BEFORE = attrgetter("attempt", "failures", "crashes")
 _OVER = frozenset({2, 4})  # hundreds of the statuses that end a job whatever was before
 
 
@@ -190,21 +193,30 @@ def settle_all(
     now: int,
     chance: Callable[[], float],
 ) -> list[Move]:
-    """Return how the results of a batch move its jobs. Those that are over, without a word, and
-    were run as often before share a move: nearly always that is all of them."""
+    """Return how the results of a batch move its jobs. Those that are over, with nothing said,
+    and were run as often before share a move: nearly always that is all of them, which is found
+    out without looking at each."""
+    first = results[0]
+    one_end = _ends_plainly(first) and results.count(first) == len(results) == len(jobs)
+    if one_end and len(set(map(_RUN_BEFORE, jobs))) == 1:
+        return [replace(settle(jobs[0], first, options, now, 0), ids=[job.id for job in jobs])]
     moves: list[Move] = []
-    alike: dict[tuple[int, int, int, int], Move] = {}
+    alike: dict[tuple[int, object], Move] = {}
     for job, result in zip(jobs, results, strict=True):
-        if result.text or result.error or result.status // 100 not in _OVER:
+        if not _ends_plainly(result):
             moves.append(settle(job, result, options, now, chance()))
             continue
-        kind = result.status, job.attempt, job.failures, job.crashes
+        kind = result.status, _RUN_BEFORE(job)
         move = alike.get(kind)
         if move is None:
             alike[kind] = settle(job, result, options, now, 0)
         else:
             move.ids.append(job.id)
     return [*alike.values(), *moves]
+
+
+def _ends_plainly(result: Result) -> bool:
+    return result.status // 100 in _OVER and not (result.text or result.error)
 
 
 def settle(job: Job, result: Result, options: Options, now: int, chance: float) -> Move:

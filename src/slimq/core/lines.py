@@ -79,6 +79,15 @@ class Reply(NamedTuple):
     bad_children: int
 
 
+def parse_alike(output: bytes, count: int) -> ResultLine | None:
+    """Return the result of each of `count` (at least 1) jobs when a handler answered the same
+    line for all of them and nothing else. It need not be taken apart."""
+    line = output[: output.find(b"\n") + 1]
+    if len(line) * count != len(output) or line[:1] == b"#" or output != line * count:
+        return None
+    return parse_result(line[:-1])
+
+
 def parse_reply(output: bytes, count: int) -> Reply:
     """Parse what a handler answered to a batch of `count` (at least 1) jobs.
 

@@ -7,14 +7,15 @@ from typing import NamedTuple
 from slimq.core import status
 from slimq.core.job import Result
 from slimq.core.limits import ERROR_MAX, OUTPUT_TAIL_MAX
-from slimq.core.lines import ChildLine, Reply, ResultLine, parse_reply, split_lines
+from slimq.core.lines import ChildLine, Reply, ResultLine, parse_alike, parse_reply, split_lines
 
 _SHOWN_MAX = 120  # bytes of a foreign line that an error text quotes
 
 
 class Answer(NamedTuple):
     """`results` has one entry for each job; `missing` are the indexes of those that the
-    handler gave no readable result for (NO_RESULT, with an error text that says why)."""
+    handler gave no readable result for (NO_RESULT, with an error text that says why).
+    `children` is empty when nothing but results was said."""
 
     results: list[Result]
     missing: list[int]
@@ -24,6 +25,9 @@ class Answer(NamedTuple):
 
 def read_answer(output: bytes, count: int, log: bytes = b"") -> Answer:
     """Read the result lines of a batch of `count` jobs; `log` is what else it said."""
+    alike = parse_alike(output, count)
+    if alike is not None:
+        return Answer(same_for_all(count, _result(alike)), [], [], _tail(log))
     reply = parse_reply(output, count)
     missing = [index for index, line in enumerate(reply.results) if line is None]
     results = [_result(line) for line in reply.results]
@@ -40,20 +44,26 @@ def _explain(results: list[Result], missing: list[int], output: bytes) -> None:
     said = [line for line in split_lines(output) if line[:1] != b"#"]
     for index in missing:
         if index < len(said):
-            results[index].error = f"malformed result line: {quote(said[index])}"
+            error = f"malformed result line: {quote(said[index])}"
         else:
-            results[index].error = "no result line"
+            error = "no result line"
+        results[index] = Result(status.NO_RESULT, error=error)
 
 
 def log_of(reply: Reply, log: bytes) -> bytes:
     """Return the tail of all that a batch said beside its results, and what was ignored."""
     parts = [line + b"\n" for line in reply.log]
-    parts.append(log if not log or log.endswith(b"\n") else log + b"\n")
+    parts.append(_tail(log))
     if reply.extra:
         parts.append(b"slimq: ignored %d result lines beyond the last job\n" % reply.extra)
     if reply.bad_children:
         parts.append(b"slimq: ignored %d malformed #J: lines\n" % reply.bad_children)
     return b"".join(parts)[-OUTPUT_TAIL_MAX:]
+
+
+def _tail(log: bytes) -> bytes:
+    """Return the end of a log, in whole lines at its end."""
+    return (log if not log or log.endswith(b"\n") else log + b"\n")[-OUTPUT_TAIL_MAX:]
 
 
 def quote(foreign: bytes) -> str:
@@ -69,6 +79,5 @@ def bounded(error: str) -> str:
 
 
 def same_for_all(count: int, result: Result) -> list[Result]:
-    """Return `count` results like this one; each may be changed by itself."""
-    kept = result.status, result.text, result.error, result.retry_after_ms, result.crashed
-    return [Result(*kept) for _ in range(count)]
+    """Return this result `count` times; each may be replaced by itself."""
+    return [result] * count

@@ -17,7 +17,6 @@ import asyncio
 import errno
 import os
 from collections.abc import Mapping
-from pathlib import Path
 
 from slimq.core import status
 from slimq.core.handler import Handler, bad_field
@@ -84,9 +83,9 @@ class CommandRunner:
         if "/" in name:
             return name.encode()
         for folder in self._path:
-            path = Path(folder, name)
-            if path.is_file() and os.access(path, os.X_OK):
-                return bytes(path)
+            path = os.path.join(folder, name)  # noqa: PTH118 -- a Path costs a batch 40 µs
+            if os.path.isfile(path) and os.access(path, os.X_OK):  # noqa: PTH113
+                return path.encode()
         raise FileNotFoundError(errno.ENOENT, _NOT_FOUND)
 
     def _environment_of(self, batch: Batch) -> dict[bytes, bytes]:

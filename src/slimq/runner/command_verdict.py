@@ -62,7 +62,7 @@ def _blame(ran: Ran, missing: list[int], end: Result) -> None:
         provisional = end.status if alone or end.status >= status.ERROR else status.ERROR
         crashed = alone and end.status == status.CRASHED
         ran.results[index] = Result(provisional, end.text, end.error, crashed=crashed)
-        if not alone:
+        if not alone and ran.children:
             ran.children[index] = []
 
 
