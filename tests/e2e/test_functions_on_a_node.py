@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
@@ -56,6 +57,24 @@ def test_a_file_is_deployed_tried_and_run(node: Node, tmp_path: Path) -> None:
     (id_,) = node.add("hash", [b"hello"])
     assert node.done(id_)["result"] == digest
     assert node.quit() == 0
+
+
+def test_runs_are_seen_as_they_end(node: Node, tmp_path: Path) -> None:
+    (tmp_path / "hash.py").write_text("def handler(event, context): print('so')")
+    slimq(node, "fn", "deploy", "hash", str(tmp_path / "hash.py"))
+    with subprocess.Popen(
+        [sys.executable, "-m", "slimq", "fn", "tail", "hash", "--count", "1", "--json"],
+        env={**os.environ, "SLIMQ_URL": node.url},
+        stdout=subprocess.PIPE,
+    ) as tail:
+        ids = []
+        while tail.poll() is None:  # what runs before its first look is not shown
+            ids += node.add("hash", [b"hello"])
+            node.done(ids[-1])
+        assert tail.stdout is not None
+        run = json.loads(tail.stdout.read())
+    assert run["id"] in ids
+    assert (run["type"], run["status"], run["output"]) == ("main/hash", 200, "so\n")
 
 
 def test_a_function_that_takes_too_much_memory_hurts_no_other_job(node: Node) -> None:

@@ -14,9 +14,9 @@ from slimq.runner.flight import Flight
 from slimq.system.clock import Clock
 
 JOBS_SHOWN = 20  # of one batch; the rest is counted
-_TEXT_MAX = 200
+TEXT_MAX = 200
 _LOG_LINES = 40
-_COLOURS = {
+COLOURS = {
     Outcome.OK: "green",
     Outcome.RETRY: "yellow",
     Outcome.FAILED: "red",
@@ -32,40 +32,41 @@ class Screen:
 
     def say(self, jobtype: str, text: str, *, is_bad: bool = False) -> None:
         """Show what became of a function."""
-        _print(jobtype, "-" * 3, printable_lines(text), "red" if is_bad else "cyan")
+        print_entry(jobtype, "-" * 3, printable_lines(text), "red" if is_bad else "cyan")
 
     def show(self, flight: Flight) -> None:
         """Show a run that ended."""
         batch, ran = flight.batch, flight.ran
         _, jobtype = split_type(batch.type)
         if ran is None:
-            _print(jobtype, "-" * 3, f"{len(batch.jobs)} jobs were given back", "yellow")
+            print_entry(jobtype, "-" * 3, f"{len(batch.jobs)} jobs were given back", "yellow")
             return
         took_ms = max(0, self._clock.wall_ms() - flight.started_at)
-        for line in _log_lines(ran.output):
-            _print(jobtype, "log", line, None)
+        for line in log_lines(ran.output):
+            print_entry(jobtype, "log", line, None)
         for job, result in zip(batch.jobs[:JOBS_SHOWN], ran.results, strict=False):
-            _print(jobtype, str(result.status), _words(job, result), _colour(result))
+            print_entry(jobtype, str(result.status), _words(job, result), _colour(result))
         more = ran.results[JOBS_SHOWN:]
         if more:
             well = sum(outcome_of(result.status) is Outcome.OK for result in more)
-            _print(jobtype, "...", f"and {len(more):,} more, {well:,} of them ok", None)
+            print_entry(jobtype, "...", f"and {len(more):,} more, {well:,} of them ok", None)
         if len(batch.jobs) > 1:
-            _print(jobtype, "...", f"{len(batch.jobs):,} jobs in {took_ms:,} ms", None)
+            print_entry(jobtype, "...", f"{len(batch.jobs):,} jobs in {took_ms:,} ms", None)
 
 
 def _words(job: Job, result: Result) -> str:
     again = f" (attempt {job.attempt})" if job.attempt > 1 else ""
     text = result.error or _text(result.text)
     lines = _text(result.text).splitlines() if result.error and b"\n" in result.text else []
-    return "\n".join([f"{job.id}{again}  {text[:_TEXT_MAX]}", *lines[:_LOG_LINES]])
+    return "\n".join([f"{job.id}{again}  {text[:TEXT_MAX]}", *lines[:_LOG_LINES]])
 
 
 def _colour(result: Result) -> str:
-    return _COLOURS[outcome_of(result.status)]
+    return COLOURS[outcome_of(result.status)]
 
 
-def _log_lines(output: bytes) -> list[str]:
+def log_lines(output: bytes) -> list[str]:
+    """Return the last lines of a log."""
     return [line for line in _text(output).splitlines() if line.strip()][-_LOG_LINES:]
 
 
@@ -73,7 +74,8 @@ def _text(data: bytes) -> str:
     return data.decode("utf-8", "replace")
 
 
-def _print(jobtype: str, mark: str, text: str, colour: str | None) -> None:
+def print_entry(jobtype: str, mark: str, text: str, colour: str | None) -> None:
+    """Print a text beside the jobtype and a mark in a colour, safely for a terminal."""
     first, *rest = printable_lines(text).split("\n")
     lines = [f"{printable(jobtype):12}  {click.style(mark, fg=colour)}  {first}"]
     lines += [f"{'':12}       {line}" for line in rest]

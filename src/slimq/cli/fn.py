@@ -19,6 +19,7 @@ from slimq.cli.options import (
     same_client,
 )
 from slimq.cli.output import json_option, print_json, print_members, print_next, print_table
+from slimq.cli.tail import tail
 from slimq.core.jobtype import EVERY_CLIENT
 from slimq.core.language import LANGUAGES
 
@@ -47,7 +48,7 @@ def command() -> None:
     """Put handlers and upload functions, look at them, try them, roll them back."""
 
 
-for each in (deploy, diff, invoke):
+for each in (deploy, diff, invoke, tail):
     command.add_command(each)
 
 

@@ -192,3 +192,55 @@ def test_a_try_that_ends_well_exits_with_0(slimq: Any, node: Any, tmp_path: Path
     (tmp_path / "lines").write_bytes(b"hello\n")
     node.answer("POST", "/handlers/hash/invoke", {**SAID, "results": SAID["results"][:1]})
     assert slimq("fn", "invoke", "hash", str(tmp_path / "lines"), "--json").code == 0
+
+
+JOB = {"id": "0a", "type": "main/hash", "state": "done", "attempt": 1}
+RUN = {"attempt": 1, "status": 200, "node": "n", "started_at": "10", "ended_at": "11", "error": ""}
+
+
+def answer_in_turn(node: Any, *pages: list[dict[str, Any]]) -> None:
+    """Let each question for the jobs have the next page, the last one again and again."""
+    left = list(pages)
+
+    def answer(_: Any) -> Any:
+        return 200, {"jobs": left.pop(0) if len(left) > 1 else left[0], "next": None}
+
+    node.answers["GET", "/jobs"] = answer
+
+
+def answer_runs(node: Any, id_: str, *runs: dict[str, Any]) -> None:
+    node.answer("GET", f"/jobs/{id_}", {"runs": [RUN | run for run in runs]})
+
+
+def test_runs_are_shown_as_they_end_with_the_log_of_a_batch_once(slimq: Any, node: Any) -> None:
+    old = JOB | {"id": "00"}
+    answer_in_turn(node, [old], [JOB | {"id": "0b"}, JOB, old])
+    answer_runs(node, "0a", {"result": "one", "output": "printed\n"})
+    answer_runs(node, "0b", {"result_base64": "/w==", "output": "printed\n", "status": 422})
+    code, out, _ = slimq("fn", "tail", "hash", "--client", "main", "--count", "2")
+    assert code == 0
+    shown = [line.split() for line in out.splitlines()]
+    assert shown == [
+        ["hash", "log", "printed"],
+        ["hash", "200", "0a", "one"],
+        ["hash", "422", "0b", "\ufffd"],
+    ]
+    asked = [received for received in node.received if received.path == "/jobs"]
+    assert asked[0].query == {"jobtype": "hash", "client": "main", "limit": "200"}
+
+
+def test_each_run_of_a_job_is_a_line_of_json_once_and_one_under_way_is_none(
+    slimq: Any, node: Any
+) -> None:
+    under_way = JOB | {"state": "running", "attempt": 3}
+    ready = JOB | {"state": "ready", "attempt": 1}
+    answer_in_turn(node, [ready], [under_way], [under_way], [JOB | {"attempt": 3}])
+    runs = [{"attempt": each, "result": "", "output": ""} for each in (1, 2, 3)]
+    answer_runs(node, "0a", *runs)
+    code, out, _ = slimq("fn", "tail", "hash", "--count", "2", "--json")
+    assert code == 0
+    lines = [json.loads(line) for line in out.splitlines()]
+    assert [(line["id"], line["type"], line["attempt"]) for line in lines] == [
+        ("0a", "main/hash", 2),
+        ("0a", "main/hash", 3),
+    ]
