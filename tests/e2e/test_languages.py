@@ -64,21 +64,41 @@ def need_lang(lang: str) -> None:
         need(str(program))
 
 
-@pytest.mark.parametrize("lang", ["node", "deno", "wasm"])
-def test_the_example_of_a_language_is_deployed_and_runs_the_lines(node: Node, lang: str) -> None:
-    need_lang(lang)
-    name = {"node": "hash.mjs", "deno": "hash.ts", "wasm": "hash.wat"}[lang]
+def deploy(node: Node, jobtype: str, path: Path) -> None:
     done = subprocess.run(
-        [sys.executable, "-m", "slimq", "fn", "deploy", "hash", str(EXAMPLES / name)],
+        [sys.executable, "-m", "slimq", "fn", "deploy", jobtype, str(path)],
         env={**os.environ, "SLIMQ_URL": node.url},
         capture_output=True,
         text=True,
         timeout=60,
     )
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("lang", ["node", "deno", "wasm"])
+def test_the_example_of_a_language_is_deployed_and_runs_the_lines(node: Node, lang: str) -> None:
+    need_lang(lang)
+    name = {"node": "hash.mjs", "deno": "hash.ts", "wasm": "hash.wat"}[lang]
+    deploy(node, "hash", EXAMPLES / name)
     said = [node.done(id_)["result"] for id_ in node.add("hash", DATAS)]
     assert said == [f"{len(data)} {hashlib.sha256(data).hexdigest()}" for data in DATAS]
     assert node.quit() == 0
+
+
+def test_a_module_that_a_compiler_made_is_deployed_with_its_source(node: Node) -> None:
+    need_lang("wasm")
+    deploy(node, "iban", EXAMPLES / "iban")
+    lines = [
+        b"gb82 west 1234 5698 7654 32",
+        b"DE89370400440532013000",
+        b"",
+        b"GB82\0",
+        b"\xff" * 99,
+    ]
+    jobs = [node.done(id_) for id_ in node.add("iban", [*lines, lines[0][:-1] + b"3"])]
+    assert [job["status"] for job in jobs] == [200, 200, 422, 422, 422, 422]
+    assert [job["result"] for job in jobs[:2]] == ["GB82WEST12345698765432", lines[1].decode()]
+    assert jobs[-1]["result"] == "its check digits do not match"
 
 
 @pytest.mark.parametrize("lang", ["node", "deno"])
