@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import re
 import shutil
 import subprocess
@@ -28,7 +29,8 @@ _VERSION_S = 10.0
 class Program(NamedTuple):
     """The command of a context, before the words that every context gets; ``{memory_mb}`` in it
     is what the context may take. `readable` are files and folders that are not of the system,
-    `oldest` is the least version that will do; `reserved_bytes` are those of `Cell`."""
+    `oldest` is the least version that will do; `reserved_bytes` are those of `Cell`;
+    `package` is the one whose version counts, and not that of the command."""
 
     command: tuple[str, ...]
     readable: tuple[str, ...]
@@ -36,6 +38,7 @@ class Program(NamedTuple):
     oldest: tuple[int, ...] = ()
     advice: str = ""
     reserved_bytes: int = 0
+    package: str = ""
 
     def words(self, memory_bytes: int) -> list[str]:
         memory_mb = str(memory_bytes // MIB)
@@ -69,6 +72,8 @@ def find_programs(search_path: str | None = None) -> Programs:
 
 def version_of(program: Program) -> str | Missing:
     """Return the version of the interpreter of a program. Blocks: it starts it to ask."""
+    if program.package:
+        return importlib.metadata.version(program.package)
     interpreter = program.command[0]
     try:
         done = subprocess.run(  # noqa: S603  it is what the operator installed
@@ -98,7 +103,8 @@ def _wasm() -> Program | Missing:
     package = Path(spec.origin).parent
     python = Path(sys.executable).resolve()
     command = (str(python), "-I", "-S", str(_HOST / "wasm_host.py"), str(package.parent))
-    return Program(command, (*python_folders(python), str(_HOST), str(package)))
+    readable = (*python_folders(python), str(_HOST), str(package))
+    return Program(command, readable, package=spec.name)
 
 
 def _node(search_path: str | None) -> Program | Missing:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 from pathlib import Path
 
 import pytest
 
+from sandbox_kit import need
 from slimq.cli.checkup_functions import languages
 from slimq.core.language import FUNCTIONS
 from slimq.runner.programs import Missing, Program, find_programs, version_of
@@ -61,6 +63,13 @@ def test_an_interpreter_that_is_too_old_or_broken_is_told(
     assert isinstance(version, Missing)
     assert why in version.why
     assert "install Node.js" in version.advice
+
+
+def test_the_version_of_what_runs_modules_is_not_that_of_python() -> None:
+    program = find_programs()["wasm"]
+    need(not isinstance(program, Missing), str(program))
+    assert isinstance(program, Program)
+    assert version_of(program) == importlib.metadata.version("wasmtime")
 
 
 def test_the_doctor_shows_what_runs_and_warns_of_what_is_broken(tmp_path: Path) -> None:
