@@ -16,6 +16,10 @@ RUNNER = "tests/conformance/runner/"
 STORE = "tests/conformance/store/"
 LEASES = STORE + "test_store_leases.py::"
 INGEST = STORE + "test_store_ingest.py::"
+NEIGHBOURS = (
+    "tests/prove/test_noisy_neighbours.py::"
+    "test_no_client_waits_for_the_backlog_the_hangs_or_the_crashes_of_another"
+)
 
 
 class Planted(NamedTuple):
@@ -381,6 +385,24 @@ PLANTED = [
         "boot_ms() > flight.deadline_ms",
         ENGINE + "test_flights.py::test_a_run_is_killed_before_its_lease_ends_and_not_much_earlier",
         "A run that cannot be renewed and the one that took its place overlap.",
+    ),
+    Planted(
+        "a_client_gets_all_slots",
+        "O4",
+        "scheduler.py",
+        "self.client_slots = -(-slots * 3 // 4)",
+        "self.client_slots = slots",
+        NEIGHBOURS,
+        "One client whose jobs hang keeps all others waiting.",
+    ),
+    Planted(
+        "the_busiest_client_goes_first",
+        "O4",
+        "scheduler.py",
+        "self._ready.push(name, (client.running, client.work))",
+        "self._ready.push(name, (-client.running, client.work))",
+        NEIGHBOURS,
+        "A client with an endless backlog keeps all others waiting.",
     ),
     Planted(
         "no_jitter",
