@@ -43,14 +43,18 @@ postgres: .venv/ready ## find a PostgreSQL server for tests and the cluster, els
 rigs: .venv/ready ## find what the rigs of the proofs are made of, else install it
 	$(BIN)/python examples/install_rigs.py
 
+# Two files of tests at a time: most wait for disks, clocks and processes rather than compute. In
+# their order: else the long proofs, which have a file each, would come last.
+PYTEST := $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+
 # Without a server or a rig the tests that need it are skipped; where CI is set, they fail.
 test: check ## check, then all tests, with a PostgreSQL and all rigs if there can be
 	-@$(MAKE) --no-print-directory -s -k postgres rigs
-	$(BIN)/python -m pytest
+	$(PYTEST)
 
 prove: .venv/ready ## the proofs alone, in their small size, and the planted bugs; test has them, too
 	-@$(MAKE) --no-print-directory -s -k postgres rigs
-	$(BIN)/python -m pytest -m proof -rs
+	$(PYTEST) -m proof -rs
 
 prove-release: .venv/ready ## the proofs in the size of a release, hours; go on by starting it again
 	-@$(MAKE) --no-print-directory -s -k postgres rigs

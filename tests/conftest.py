@@ -14,6 +14,7 @@ from proof_kit import (  # noqa: F401 - pytest takes fixtures and hooks from thi
     proof,
     pytest_collection_modifyitems,
     pytest_runtest_makereport,
+    pytest_terminal_summary,
 )
 
 _numbers = count(1)
