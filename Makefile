@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help run dev demo cluster bench test check prove prove-release sim postgres rigs lock clean
+.PHONY: help run dev demo cluster bench bench-peers bench-check test check prove prove-release sim postgres rigs lock clean
 
 help: ## show this list
 	@sed -nE 's/^([a-z-]+):.*## (.*)/make \1\t\2/p' Makefile
@@ -30,6 +30,16 @@ cluster: postgres ## three nodes on one PostgreSQL, under load, until Ctrl-C
 
 bench: .venv/ready ## measure every promise of speed beside the physical limit, write docs/benchmarks.md
 	$(BIN)/python bench/run.py
+
+PEERS ?=
+WORKLOADS ?=
+ROUNDS ?= 5
+bench-peers: .venv/ready ## measure slimq beside other queues: make bench-peers PEERS="huey rq" WORKLOADS="W1 W3"
+	$(BIN)/python bench/run_peers.py --peers '$(PEERS)' --workloads '$(WORKLOADS)' --rounds $(ROUNDS)
+
+BASELINE ?=
+bench-check: .venv/ready ## fail where a workload lost 15 % since bench/baseline.json; BASELINE=write writes it
+	$(BIN)/python bench/check.py $(if $(filter write,$(BASELINE)),--write)
 
 check: .venv/ready ## lint, formatting, types and import rules
 	$(BIN)/ruff check .
@@ -75,4 +85,4 @@ lock: ## resolve the dependencies of pyproject.toml anew into requirements.lock,
 		--generate-hashes --upgrade --custom-compile-command 'make lock' -q -o requirements-server.lock
 
 clean: ## remove the virtualenv and caches (never data)
-	rm -rf .venv .venv-lock .pytest_cache .ruff_cache .mypy_cache .hypothesis
+	rm -rf .venv .venv-lock .bench .pytest_cache .ruff_cache .mypy_cache .hypothesis

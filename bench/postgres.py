@@ -16,7 +16,6 @@ from bench import Bench, in_turns, tell
 from load import lines
 from machine import ROOT
 from node import Node, cpu_seconds, wait_until
-from peers import drained_by_peers
 from postgres_limits import Bare
 from postgres_server import PostgresServer
 from result import Figure, Limit, Result, of_runs
@@ -140,8 +139,8 @@ def postgres_drain(bench: Bench) -> Result:
     One node, and four nodes of another database of the same server, in turns. Each node claims,
     runs and finishes by itself; all share the cores with the server. The limit is a claim and
     delete of the same rows in batches of 1,000 by one connection, with nothing kept of them.
-    `server CPU` is the processor time of the sessions of the nodes for one job. Also shown: other
-    queues, which run jobs that do nothing inside of one process, on the same server.
+    `server CPU` is the processor time of the sessions of the nodes for one job. Other queues on
+    the same PostgreSQL are in `make bench-peers`.
     """
     count = bench.jobs(JOBS)
     cpu: list[float] = []
@@ -170,7 +169,6 @@ def postgres_drain(bench: Bench) -> Result:
         samples, of_four, limit = in_turns(
             bench.runs(RUNS), lambda: run(one), lambda: run(four), bare
         )
-        peers = drained_by_peers(bench, server) if bench.scale >= 1 else []
     return Result(
         "postgres_drain",
         of_runs(samples, "jobs/s", 40_000),
@@ -180,7 +178,6 @@ def postgres_drain(bench: Bench) -> Result:
             Figure(median(of_four), "jobs/s", 40_000, name="four nodes"),
             Figure(median(cpu[::2]), "µs", name="server CPU, one node"),
             Figure(median(cpu[1::2]), "µs", name="server CPU, four nodes"),
-            *peers,
         ],
     )
 

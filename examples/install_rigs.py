@@ -12,9 +12,7 @@ import sys
 from pathlib import Path
 from typing import NamedTuple
 
-from packages import can_install_packages, install_packages
-
-SBIN = "/usr/local/sbin:/usr/sbin:/sbin:/usr/local/bin:/usr/bin:/bin"
+from packages import SBIN, can_install_packages, install_packages
 
 
 class Rig(NamedTuple):

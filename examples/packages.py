@@ -12,6 +12,8 @@ from pathlib import Path
 NO_CLUSTER = Path("/etc/postgresql-common/createcluster.d/slimq-install.conf")
 NO_SERVICES = Path("/usr/sbin/policy-rc.d")
 INSTALL_S = 900
+# Also where sbin is not on PATH.
+SBIN = "/usr/local/sbin:/usr/sbin:/sbin:/usr/local/bin:/usr/bin:/bin"
 
 Say = Callable[[str], None]
 

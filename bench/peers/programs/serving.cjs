@@ -1,0 +1,58 @@
+// The Node.js twin of serving.py: the same questions and answers.
+const fs = require("node:fs");
+const readline = require("node:readline");
+
+const DATA = "x".repeat(99);
+const URL = process.env.BENCH_URL;
+const [ROLE] = process.argv.slice(2);
+
+const stamped = () => `T${process.hrtime.bigint()}.`.padEnd(99, "x");
+const now = () => Number(process.hrtime.bigint()) / 1e9;
+
+// Client: { batch, setup?, bulkOf(count, delayS), one(data) }
+async function answer(client, question) {
+  if (question.do === "setup") {
+    await client.setup?.();
+    return { version: client.version };
+  }
+  if (question.do === "bulk") return bulk(client, question);
+  if (question.do === "call") return call(client, question);
+  if (question.do === "one") await client.one(stamped());
+  return {};
+}
+
+async function bulk(client, { count, seconds, delay_s }) {
+  const start = now();
+  let done = 0;
+  while (done < count && now() - start < seconds) {
+    const size = Math.min(client.batch, count - done);
+    await client.bulkOf(size, delay_s);
+    done += size;
+  }
+  return { count: done, seconds: now() - start };
+}
+
+async function call(client, { callers, seconds }) {
+  const us = [];
+  const begin = now();
+  const run = async () => {
+    for (let start; (start = now()) < begin + seconds; ) {
+      await client.one(DATA);
+      us.push(Math.round(1e6 * (now() - start)));
+    }
+  };
+  await Promise.all(Array.from({ length: callers }, run));
+  return { count: us.length, seconds: now() - begin, us };
+}
+
+async function serve(client) {
+  for await (const line of readline.createInterface({ input: process.stdin })) {
+    process.stdout.write(JSON.stringify(await answer(client, JSON.parse(line))) + "\n");
+  }
+  process.exit(0);
+}
+
+const versionOf = (name) =>
+  JSON.parse(fs.readFileSync(`${process.env.NODE_PATH}/${name}/package.json`)).version;
+
+module.exports = { DATA, URL, ROLE, serve, versionOf };

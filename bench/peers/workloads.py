@@ -1,0 +1,178 @@
+"""What every system does alike. Each load is bounded in count and in time."""
+
+from __future__ import annotations
+
+import itertools
+import random
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from peers.session import Session
+from result import percentile, rounded
+
+BULK_S, BULK_MAX = 1.5, 500_000
+CALL_S = 1.0
+CALLERS = (1, 32, 256)
+FILL_S, DRAIN_S = 20.0, 10.0
+LONE, PAUSE_S, LONE_S = 100, (0.005, 0.03), 5.0
+MANY, MANY_S, DAY_S = 1_000_000, 60.0, 86_400
+WINDOWS, WINDOW, WINDOW_S = 5, 20_000, 2.0
+START_S = 30.0  # until the first job runs: interpreters and pools start
+REST_S, WATCH_S = 3.0, 5.0
+
+Fields = dict[str, Any]
+Measure = Callable[[Session, float], Iterator[Fields]]
+
+
+class LeftOut(RuntimeError):
+    """A system cannot do a workload in the time that it may take."""
+
+
+def bulk(session: Session, scale: float) -> Iterator[Fields]:
+    """W1, bulk accept: jobs of 99 bytes by the fastest call that the documentation has, from the
+    call to its answer, for 1.5 s and at most 500,000 of them. No worker runs."""
+    before = session.all_seconds()
+    done = session.bulk(most(BULK_MAX, scale), BULK_S * scale)
+    cpu = session.all_seconds() - before
+    fields = timed(done["count"], done["seconds"]) | costing(cpu, done["count"])
+    yield fields | taking(session)
+
+
+def single(session: Session, scale: float) -> Iterator[Fields]:
+    """W2, single accept: 1, 32 and 256 callers, each the next job when its last was answered, for
+    1 s each. The callers are the peer's own client library in two processes: threads where it
+    blocks, tasks on uvloop or Node.js where it does not. No worker runs."""
+    for callers in CALLERS:
+        session.call(callers, 0.2 * scale)  # connections are made, and caches warm
+        before = session.all_seconds()
+        answers = session.call(callers, CALL_S * scale)
+        cpu = session.all_seconds() - before
+        each = [us / 1e3 for answer in answers for us in answer["us"]]
+        fields = timed(len(each), max(answer["seconds"] for answer in answers))
+        fields |= {"workload": f"W2-{callers}"} | quantiles(each)
+        yield fields | costing(cpu, len(each)) | taking(session)
+
+
+def drain(session: Session, scale: float) -> Iterator[Fields]:
+    """W3, drain: a backlog of jobs that do nothing is run by two worker processes, or what the
+    system has, from the first to the last start of a handler, so that the start of the workers is
+    left out. For slimq's commands and functions until the last one is done in the store."""
+    count = fill(session, most(session.system.jobs, scale), FILL_S)
+    with session.workers(session.system.program.workers):
+        begin = session.wait(1, START_S, START_S)
+        before = session.served_seconds()
+        hits = session.wait(count, DRAIN_S)
+        cpu = session.served_seconds() - before
+        fields = timed(hits.count, (hits.last - hits.first) / 1e9)
+        seen = max(1, hits.count - begin.count)
+        yield fields | costing(cpu, seen) | taking(session)
+
+
+def lone(session: Session, scale: float) -> Iterator[Fields]:
+    """W4, idle latency: one job into an idle system, 100 times, 5 to 30 ms after the last one ran,
+    from the call of the client to the start of the handler."""
+    with session.workers(session.lone_workers):
+        session.ask("one")
+        session.wait(1, START_S, START_S)
+        time.sleep(0.5)
+        before = session.served_seconds()
+        each = _one_by_one(session, most(LONE, scale))
+        cpu = session.served_seconds() - before
+        fields = {"n": len(each)} | quantiles([ns / 1e6 for ns in each])
+        yield fields | costing(cpu, len(each)) | taking(session)
+
+
+def backlog(session: Session, scale: float) -> Iterator[Fields]:
+    """W5, backlog: as W3, with 1,000,000 jobs waiting, in five windows of 20,000 or 2 s each; to be
+    compared with W3, whose backlog is small. Left out where filling takes more than a minute."""
+    count = most(MANY, scale)
+    fill_many(session, count, 0)
+    with session.workers(session.system.program.workers):
+        last = session.wait(1, START_S, START_S).at_first()
+        for _ in range(WINDOWS):
+            if last.count >= count:
+                break
+            before = session.served_seconds()
+            hits = session.wait(last.count + most(WINDOW, scale), WINDOW_S)
+            cpu = session.served_seconds() - before
+            if hits.count == last.count:
+                raise LeftOut(f"nothing ran for {WINDOW_S:g} s")
+            ran = hits.count - last.count
+            fields = timed(ran, (hits.last - last.last) / 1e9)
+            yield fields | costing(cpu, ran) | taking(session)
+            last = hits
+
+
+def deferred(session: Session, scale: float) -> Iterator[Fields]:
+    """W6, deferred: as W4, with 1,000,000 jobs present that are due in a day. Left out where
+    filling takes more than a minute."""
+    fill_many(session, most(MANY, scale), DAY_S)
+    yield from lone(session, scale)
+
+
+def idle(session: Session, scale: float) -> Iterator[Fields]:
+    """W7, idle cost: broker and workers after one job, with nothing to do for 3 s, watched for 5 s:
+    processor time, and the proportional set of all their processes."""
+    with session.workers(session.lone_workers):
+        session.ask("one")
+        session.wait(1, START_S, START_S)
+        time.sleep(REST_S * scale)
+        before = session.served_seconds()
+        time.sleep(WATCH_S * scale)
+        used = session.served_seconds() - before
+        percent = 100 * used / (WATCH_S * scale)
+        yield {"n": 1, "cpu_percent": rounded(percent)} | taking(session)
+
+
+# Those of the second table run once: filling a million takes its time, and idleness varies little.
+EACH_ROUND: dict[str, Measure] = {"W1": bulk, "W2": single, "W3": drain, "W4": lone}
+ONCE: dict[str, Measure] = {"W5": backlog, "W6": deferred, "W7": idle}
+
+
+def most(count: int, scale: float) -> int:
+    return max(10, int(count * scale))
+
+
+def fill(session: Session, count: int, seconds: float, delay_s: int = 0) -> int:
+    """Add jobs, and wait until workers would find them; return how many it were."""
+    done = session.bulk(count, seconds, delay_s)["count"]
+    session.ask("settle")
+    return int(done)
+
+
+def fill_many(session: Session, count: int, delay_s: int) -> None:
+    """Add many jobs, unless the first hundredth says that it would take too long."""
+    first = session.bulk(max(1, count // 100), MANY_S, delay_s)
+    needed = first["seconds"] * count / first["count"]
+    if needed > MANY_S:
+        raise LeftOut(f"to add {count:,} jobs would take {needed:.0f} s, more than {MANY_S:g}")
+    fill(session, count - first["count"], MANY_S, delay_s)
+
+
+def timed(count: int, seconds: float) -> Fields:
+    return {"n": count, "seconds": rounded(seconds), "jobs_per_s": rounded(count / seconds)}
+
+
+def costing(cpu_seconds: float, count: int) -> Fields:
+    return {"cpu_us_per_job": rounded(1e6 * cpu_seconds / count)}
+
+
+def taking(session: Session) -> Fields:
+    return {"rss_mb": rounded(session.memory_mb())}
+
+
+def quantiles(each: list[float]) -> Fields:
+    return {f"p{q}_ms": rounded(percentile(each, q)) for q in (50, 99)}
+
+
+def _one_by_one(session: Session, count: int) -> list[int]:
+    """Add lone jobs; return the latency of each in ns. The first one was before."""
+    first = session.hits()
+    for number in itertools.count(first.count + 1):
+        session.ask("one")
+        session.wait(number, 2 * LONE_S, LONE_S)
+        if number == first.count + count:
+            break
+        time.sleep(random.uniform(*PAUSE_S))
+    return session.hits().latencies[len(first.latencies) :]
