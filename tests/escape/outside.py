@@ -61,10 +61,12 @@ class Outside:
                 self.targets[name] = bound if isinstance(bound, str) else bound[1]
             if name == "unix":
                 Path(bound).chmod(0o777)
-            if kind == socket.SOCK_STREAM:
-                link.listen()  # who waits in accept() would hold the address after the close
+            answering = threading.Thread(target=_answer, args=(link, kind), daemon=True)
+            if kind == socket.SOCK_STREAM:  # who waits in accept() would hold the address
+                link.listen()
+                self._stack.callback(answering.join)
                 self._stack.callback(link.shutdown, socket.SHUT_RDWR)
-            threading.Thread(target=_answer, args=(link, kind), daemon=True).start()
+            answering.start()
 
     def _start_victim(self) -> None:
         self.victim = self._stack.enter_context(
