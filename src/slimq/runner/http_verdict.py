@@ -22,7 +22,8 @@ def judge(response: Response, count: int, single: bool, options: Options, now_ms
     result = _overall(response, options, now_ms)
     if single:
         result.text = response.body[:RESULT_MAX]
-    elif outcome_of(result.status) is Outcome.OK:
+        return Ran([result], [[]])
+    if outcome_of(result.status) is Outcome.OK:
         answer = read_answer(response.body, count)
         return Ran(answer.results, answer.children, answer.log)
     return Ran(same_for_all(count, result), [[] for _ in range(count)])
