@@ -313,6 +313,32 @@ def test_a_target_that_only_stops_talking_has_answered(
     assert [result.text for result in times(2, http_runner(), target)] == [b"mine"] * 2
 
 
+@pytest.mark.parametrize("ends", ["cancelled", "timeout"])
+def test_a_request_that_ends_while_it_connects_leaves_nothing(
+    http_runner: MakeRunner, ends: str
+) -> None:
+    """The queue of the listener is full: it drops the first packet of all others. The fixture
+    of every test looks for descriptors."""
+    with socket.create_server(("127.0.0.1", 0), backlog=0) as full, socket.socket() as filler:
+        filler.connect(full.getsockname())
+        url = f"http://127.0.0.1:{full.getsockname()[1]}/"
+        batch = batch_of("http", url, [b"x"], timeout="1h" if ends == "cancelled" else "200ms")
+
+        async def connect() -> None:
+            runner = http_runner()
+            run = asyncio.create_task(runner.run(batch))
+            if ends == "cancelled":
+                await asyncio.wait([run], timeout=0.1)
+                run.cancel()
+                with pytest.raises(asyncio.CancelledError):
+                    await run
+            else:
+                assert (await run).results[0].status == status.TIMEOUT
+            await runner.close()
+
+        on_loop(connect)
+
+
 # URLs.
 
 
