@@ -253,6 +253,15 @@ PLANTED = [
         "Runs that were given up end those that took their place.",
     ),
     Planted(
+        "finish_of_many_ends_what_lies_between",
+        "F1",
+        "core/jobid.py",
+        "span == len(ids) == len(set(ids))",
+        "span == len(ids)",
+        LEASES + "test_jobs_between_others_that_end_alike_are_not_moved[sqlite]",
+        "A job that still runs is ended by the results of others.",
+    ),
+    Planted(
         "finish_without_the_attempt_postgres",
         "F1",
         "store/postgres_finish.py",

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+from collections.abc import Sequence
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -27,6 +28,7 @@ ALPHABET = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZ_abcdefghijklmnopqrstuvwxyz~"
 ID_LENGTH = 21
 SYSID_LENGTH = 8
 SEQUENCE_BITS = 24
+_PREFIX_LENGTH = 17  # what ids of one node and millisecond share
 _SYSID_MAX = (1 << 47) - 1
 TIME_MAX = (1 << 42) - 1
 _VALUE = {character: value for value, character in enumerate(ALPHABET)}
@@ -143,6 +145,16 @@ def block_from(first: str, count: int) -> IdBlock:
     """Return the block of `count` ids that starts with the id `first`; raise BadId."""
     parts = parse_id(first)
     return IdBlock(parts.time_ms << SEQUENCE_BITS | parts.sequence, parts.sysid, count)
+
+
+def whole_range(ids: Sequence[str]) -> tuple[str, str] | None:
+    """Return the least and the greatest of ids when they are all that there are between these:
+    the ids of one node and millisecond, each once."""
+    first, last = min(ids), max(ids)
+    if first[:_PREFIX_LENGTH] != last[:_PREFIX_LENGTH]:
+        return None
+    span = from_base64(last[_PREFIX_LENGTH:]) - from_base64(first[_PREFIX_LENGTH:]) + 1
+    return (first, last) if span == len(ids) == len(set(ids)) else None
 
 
 class Minter:

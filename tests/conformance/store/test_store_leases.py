@@ -301,6 +301,22 @@ def test_jobs_that_end_alike_share_a_move_and_are_moved_one_by_one(yard: Yard):
     assert yard.counts() == (0, 0, 84, 16, 0)
 
 
+def test_jobs_between_others_that_end_alike_are_not_moved(yard: Yard):
+    ids = yard.add(count=60)
+    jobs = yard.claim()
+    some = [job for index, job in enumerate(jobs) if index % 3 != 1][:20]
+    results = [Result(200)] * 20
+    apart = settle_all(some, results, OPTIONS, yard.now, float)
+    others = [*jobs[40:45], *jobs[46:60]]  # as many as there are from first to last, with a double
+    doubled = settle_all([*others, jobs[40]], results, OPTIONS, yard.now, float)
+    assert yard.store.finish(NODE, [Finished(TYPE, apart)]) == set()
+    assert yard.store.finish(NODE, [Finished(TYPE, doubled)]) == {jobs[40].id}
+    ended = {job.id for job in [*some, *others]}
+    views = [yard.store.job(id_) for id_ in ids]
+    assert {view.id for view in views if view and view.status == 200} == ended
+    assert yard.counts() == (0, 21, 39, 0, 0)
+
+
 def test_of_jobs_that_end_alike_each_shows_its_attempt(yard: Yard):
     yard.add(count=40)
     yard.finish(yard.claim(limit=20), 102)
