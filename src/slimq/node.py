@@ -61,6 +61,7 @@ from slimq.system.log import EventLog, frames
 from slimq.system.process import raise_open_files
 
 CHILDREN_TIMEOUT_S = 20.0  # shorter than a lease: the engine waits meanwhile
+LOG_AFTER_S = 0.01  # what is accepted by then is one line of the log
 NEWS_TIMEOUT_S = 1.0  # it may be connecting to a server that does not answer
 WORKERS_REASK_S = 0.1  # for one who waits for a job that another worker may run
 
@@ -132,6 +133,7 @@ class Node:
         self._safe = SafeWatch()
         self._url = ""
         self._accepted = 0
+        self._unlogged: list[Append] = []  # accepted, and not in the log yet
         self._started_at = self._clock.wall_ms()
         self._quit = asyncio.Event()
         self._failed = False
@@ -164,6 +166,7 @@ class Node:
         await self._drain(server, threads)
         watch.cancel()
         self._cells.close()
+        self._log_accepted()
         self._log.info("node.ended", sysid=self.sysid)
         return 1 if self._failed else 0
 
@@ -354,9 +357,18 @@ class Node:
             if append.done is not None:
                 append.done(append)
         written = [append for append in group if append.error is None]
+        self._accepted += sum([append.header.count for append in written])
+        if written and not self._unlogged:
+            self._loop.call_later(LOG_AFTER_S, self._log_accepted)
+        self._unlogged += written
+        if len(self._unlogged) >= LOG_ITEMS_MAX:
+            self._log_accepted()
+
+    def _log_accepted(self) -> None:
+        """Not with the answers: the engine waits for this thread to begin with the jobs."""
+        written, self._unlogged = self._unlogged, []
         if written:
             count = sum([append.header.count for append in written])
-            self._accepted += count
             requests = sum([append.requests for append in written])
             first = [append.header.id for append in written[:LOG_ITEMS_MAX]]
             self._log.info("jobs.accepted", count=count, requests=requests, ids=first)
@@ -367,6 +379,7 @@ class Node:
 
     def _log_started(self, flights: list[Flight]) -> None:
         """Log the start of flights, which are of one type."""
+        self._log_accepted()  # first comes first
         count = sum([len(flight.batch.jobs) for flight in flights])
         ids = first_ids(flights)
         self._log.info("jobs.started", count=count, type=flights[0].batch.type, ids=ids)
