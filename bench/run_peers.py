@@ -14,6 +14,8 @@ from __future__ import annotations
 import argparse
 import inspect
 import json
+import shutil
+import signal
 import sys
 import time
 from collections.abc import Iterator
@@ -77,10 +79,14 @@ class Comparison:
         tell(f"{what}: {time.monotonic() - start:.1f} s")
 
     def _run(self, system: System, name: str, measure: Measure) -> Iterator[dict[str, Any]]:
-        with Session(system, self.brokers, self._new_folder()) as session:
-            said = {"durability": system.durability, "batch": system.batch(name)}
-            for fields in measure(session, self._scale):
-                yield said | fields | {"version": session.version}
+        folder = self._new_folder()
+        try:
+            with Session(system, self.brokers, folder) as session:
+                said = {"durability": system.durability, "batch": system.batch(name)}
+                for fields in measure(session, self._scale):
+                    yield said | fields | {"version": session.version}
+        finally:
+            shutil.rmtree(folder)  # a million jobs are a gigabyte
 
     def _keep(self, line: dict[str, Any]) -> None:
         print(self._write(line | {"commit": self._commit}), flush=True)
@@ -105,6 +111,7 @@ class Comparison:
 
 def main() -> int:
     asked = _arguments()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # what was started is ended
     if asked.given:
         return _report(asked.given, asked.page or PAGE)
     asked.lines.parent.mkdir(parents=True, exist_ok=True)

@@ -65,8 +65,9 @@ def plots(rows: Sequence[Row]) -> dict[str, str]:
         bars = [_bar(row) for row in rows if row.workload == workload and row.low > 0]
         if bars:
             unit = UNITS[next(row.main for row in rows if row.workload == workload)]
-            better = "less is better" if unit != "jobs/s" else "more is better"
-            found[plot_name(workload)] = plot(f"{workload}: {title} ({better})", unit, bars)
+            better = "more" if unit == "jobs/s" else "less"
+            name = f"{workload}: {title} in {unit}, on a log scale ({better} is better)"
+            found[plot_name(workload)] = plot(name, bars)
     return found
 
 
@@ -113,7 +114,7 @@ def _times(row: Row, ours: float | None) -> str:
     if ours is None or not row.value or not ours:
         return ""
     better = row.value / ours if is_better_lower(row.main) else ours / row.value
-    return f"{better:.2g} ×"
+    return f"{better:,.0f} ×" if better >= 10 else f"{better:.2g} ×"
 
 
 def _share(row: Row, small: str, rows: Sequence[Row]) -> str:
@@ -132,7 +133,8 @@ def _runs(row: Row) -> str:
 
 
 def _sentence(text: str) -> str:
-    return " ".join(text.split()).partition(": ")[2].capitalize() + "\n"
+    said = " ".join(text.split()).partition(": ")[2]
+    return f"{said[:1].upper()}{said[1:]}\n"
 
 
 def _one_line(text: str) -> str:

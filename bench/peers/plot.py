@@ -21,7 +21,7 @@ class Bar(NamedTuple):
     color: str
 
 
-def plot(title: str, unit: str, bars: Sequence[Bar]) -> str:
+def plot(title: str, bars: Sequence[Bar]) -> str:
     """Return a picture of some positive values."""
     first, last = _decades([bar.low for bar in bars], [bar.high for bar in bars])
     height = TOP + ROW * len(bars) + 30
@@ -39,8 +39,8 @@ def plot(title: str, unit: str, bars: Sequence[Bar]) -> str:
     for decade in range(first, last + 1):
         at, bottom = x(10.0**decade), height - 24
         parts.append(f'<path d="M{at} {TOP}V{bottom}" stroke="#e2e8f0"/>')
-        tick = escape(f"{number(10.0**decade)}{f' {unit}' if decade == last else ''}")
-        parts.append(f'<text x="{at}" y="{height - 8}" text-anchor="middle">{tick}</text>')
+        tick = f'text-anchor="middle">{_short(10.0**decade)}</text>'
+        parts.append(f'<text x="{at}" y="{height - 8}" {tick}')
     for index, bar in enumerate(bars):
         parts += _row(bar, TOP + ROW * index, x)
     return "\n".join([*parts, "</svg>"]) + "\n"
@@ -49,6 +49,13 @@ def plot(title: str, unit: str, bars: Sequence[Bar]) -> str:
 def number(value: float) -> str:
     """Return a value as people write it."""
     return f"{value:,.0f}" if value >= 1000 else f"{value:.3g}"
+
+
+def _short(value: float) -> str:
+    for size, letter in ((1e6, "M"), (1e3, "k")):
+        if value >= size:
+            return f"{value / size:g}{letter}"
+    return f"{value:g}"
 
 
 def _row(bar: Bar, top: float, x: Callable[[float], float]) -> list[str]:

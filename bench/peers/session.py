@@ -23,6 +23,7 @@ sys.path.append(str(PROGRAMS))
 from hits import FOLDER, HEAD
 
 ANSWER_S = 120.0
+POLL_S = 0.005
 CLIENTS = 2  # processes, as many as there are cores on a small machine
 
 
@@ -154,17 +155,19 @@ class Session:
         """Return the proportional set of broker and workers."""
         return memory_mb([*self.broker.pids, *self._workers])
 
-    def wait(self, enough: int, seconds: float, silent_s: float = 10.0) -> Hits:
-        """Wait for so many handler starts, at most so long; return what there is then. Raises
-        Stuck when nothing happens."""
-        start = changed = time.monotonic()
-        seen = -1
-        while (hits := self.hits()).count < enough and time.monotonic() - start < seconds:
-            if hits.count != seen:
-                seen, changed = hits.count, time.monotonic()
-            if time.monotonic() - changed > silent_s:
-                raise Stuck(f"{hits.count} of {enough} jobs ran: {what_was_said(self._log)}")
-            time.sleep(0.005)
+    def wait(self, enough: int, seconds: float) -> Hits:
+        """Wait for so many handler starts, at most so long; return what there is then."""
+        end = time.monotonic() + seconds
+        while (hits := self.hits()).count < enough and time.monotonic() < end:
+            time.sleep(POLL_S)
+        return hits
+
+    def await_all(self, enough: int, seconds: float) -> Hits:
+        """Wait for so many handler starts. Raises Stuck when it takes longer."""
+        hits = self.wait(enough, seconds)
+        if hits.count < enough:
+            said = what_was_said(self._log)
+            raise Stuck(f"{hits.count} jobs ran, not {enough}, in {seconds:g} s: {said}")
         return hits
 
     def _some_clients(self, count: int) -> list[Client]:

@@ -16,7 +16,7 @@ CALL_S = 1.0
 CALLERS = (1, 32, 256)
 FILL_S, DRAIN_S = 20.0, 10.0
 LONE, PAUSE_S, LONE_S = 100, (0.005, 0.03), 5.0
-MANY, MANY_S, DAY_S = 1_000_000, 60.0, 86_400
+MANY, MANY_S, PROBE_S, DAY_S = 1_000_000, 45.0, 5.0, 86_400
 WINDOWS, WINDOW, WINDOW_S = 5, 20_000, 2.0
 START_S = 30.0  # until the first job runs: interpreters and pools start
 REST_S, WATCH_S = 3.0, 5.0
@@ -60,7 +60,7 @@ def drain(session: Session, scale: float) -> Iterator[Fields]:
     left out. For slimq's commands and functions until the last one is done in the store."""
     count = fill(session, most(session.system.jobs, scale), FILL_S)
     with session.workers(session.system.program.workers):
-        begin = session.wait(1, START_S, START_S)
+        begin = session.await_all(1, START_S)
         before = session.served_seconds()
         hits = session.wait(count, DRAIN_S)
         cpu = session.served_seconds() - before
@@ -74,7 +74,7 @@ def lone(session: Session, scale: float) -> Iterator[Fields]:
     from the call of the client to the start of the handler."""
     with session.workers(session.lone_workers):
         session.ask("one")
-        session.wait(1, START_S, START_S)
+        session.await_all(1, START_S)
         time.sleep(0.5)
         before = session.served_seconds()
         each = _one_by_one(session, most(LONE, scale))
@@ -85,11 +85,11 @@ def lone(session: Session, scale: float) -> Iterator[Fields]:
 
 def backlog(session: Session, scale: float) -> Iterator[Fields]:
     """W5, backlog: as W3, with 1,000,000 jobs waiting, in five windows of 20,000 or 2 s each; to be
-    compared with W3, whose backlog is small. Left out where filling takes more than a minute."""
+    compared with W3, whose backlog is small. Left out where filling takes more than 45 s."""
     count = most(MANY, scale)
     fill_many(session, count, 0)
     with session.workers(session.system.program.workers):
-        last = session.wait(1, START_S, START_S).at_first()
+        last = session.await_all(1, START_S).at_first()
         for _ in range(WINDOWS):
             if last.count >= count:
                 break
@@ -106,7 +106,7 @@ def backlog(session: Session, scale: float) -> Iterator[Fields]:
 
 def deferred(session: Session, scale: float) -> Iterator[Fields]:
     """W6, deferred: as W4, with 1,000,000 jobs present that are due in a day. Left out where
-    filling takes more than a minute."""
+    filling takes more than 45 s."""
     fill_many(session, most(MANY, scale), DAY_S)
     yield from lone(session, scale)
 
@@ -116,7 +116,7 @@ def idle(session: Session, scale: float) -> Iterator[Fields]:
     processor time, and the proportional set of all their processes."""
     with session.workers(session.lone_workers):
         session.ask("one")
-        session.wait(1, START_S, START_S)
+        session.await_all(1, START_S)
         time.sleep(REST_S * scale)
         before = session.served_seconds()
         time.sleep(WATCH_S * scale)
@@ -143,7 +143,7 @@ def fill(session: Session, count: int, seconds: float, delay_s: int = 0) -> int:
 
 def fill_many(session: Session, count: int, delay_s: int) -> None:
     """Add many jobs, unless the first hundredth says that it would take too long."""
-    first = session.bulk(max(1, count // 100), MANY_S, delay_s)
+    first = session.bulk(max(1, count // 100), PROBE_S, delay_s)
     needed = first["seconds"] * count / first["count"]
     if needed > MANY_S:
         raise LeftOut(f"to add {count:,} jobs would take {needed:.0f} s, more than {MANY_S:g}")
@@ -171,7 +171,7 @@ def _one_by_one(session: Session, count: int) -> list[int]:
     first = session.hits()
     for number in itertools.count(first.count + 1):
         session.ask("one")
-        session.wait(number, 2 * LONE_S, LONE_S)
+        session.await_all(number, LONE_S)
         if number == first.count + count:
             break
         time.sleep(random.uniform(*PAUSE_S))

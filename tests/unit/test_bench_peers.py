@@ -77,7 +77,10 @@ def test_a_figure_that_only_some_runs_have_is_their_median() -> None:
 
 
 def report(lines: list[dict[str, Any]], left_out: dict[str, str] | None = None) -> str:
-    about = {name: f"{name}, as it is: what is done." for name in ("W2", "W3", "W4", "W5", "W7")}
+    about = {
+        name: f"{name}, as it is: what is done, as a Sentence."
+        for name in ("W2", "W3", "W4", "W5", "W7")
+    }
     facts = {"CPU": "two cores"}
     text: str = page.page(summary.summarize(lines), facts, about, left_out or {}, "plots")
     return text
@@ -93,7 +96,7 @@ def test_the_report_says_how_many_times_as_good_slimq_is_and_what_is_durable() -
     row = next(row for row in rows_of(text) if row[0] == "huey")
     assert row == ["huey", "**1,500**", "1", "40 ×", "1", "fsync", "1.0"]
     assert "## W3: drain of a backlog" in text
-    assert "What is done." in text
+    assert "What is done, as a Sentence." in text
 
 
 def test_a_lower_latency_of_a_peer_shows_as_a_factor_below_one() -> None:
@@ -126,7 +129,7 @@ def widths(picture: str) -> list[float]:
 def test_a_bar_is_as_much_longer_for_each_power_of_ten() -> None:
     values = [100.0, 1_000.0, 10_000.0]
     bars = [plot.Bar(f"<{value}>", value, value, value, plot.OURS) for value in values]
-    short, middle, long = widths(plot.plot("a & b", "jobs/s", bars))
+    short, middle, long = widths(plot.plot("a & b", bars))
     assert short > 0
     assert middle - short == pytest.approx(long - middle, abs=0.2)
 

@@ -31,7 +31,7 @@ def a_producer() -> Any:
 
 
 class Celery(ThreadsClient):
-    package, batch = "celery", 200
+    package, batch = "celery", 100
 
     def __init__(self) -> None:
         self._producer = a_producer()

@@ -18,7 +18,7 @@ def nothing(line: str) -> None:
 
 
 class Dramatiq(ThreadsClient):
-    package, batch = "dramatiq", 500
+    package, batch = "dramatiq", 100
 
     def bulk_of(self, count: int, delay_s: int) -> None:
         for _ in range(count):

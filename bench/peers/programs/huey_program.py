@@ -20,7 +20,7 @@ def nothing(line: str) -> None:
 
 
 class Huey(ThreadsClient):
-    package, batch = "huey", 500
+    package, batch = "huey", 100
 
     def bulk_of(self, count: int, delay_s: int) -> None:
         for _ in range(count):
@@ -36,5 +36,7 @@ class Huey(ThreadsClient):
         return lambda: nothing(DATA)
 
 
-if ROLE == "client":
-    serve(Huey())
+if __name__ == "__main__" and ROLE == "client":
+    import huey_program  # a task is named after its module: as the worker knows it
+
+    serve(huey_program.Huey())
