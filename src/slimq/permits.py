@@ -24,16 +24,18 @@ ASKS_MAX = 1_000  # of one question: it is one transaction
 
 class Limit:
     """`most` batches may run at a time (None: any number): on all nodes, or if not `shared`
-    on this one. `line` are the types that wait for it, first come, first served; `ready` is
-    how many types could start if there were a slot. Batches run in the slots of `lang`."""
+    on this one. `kept` is what the store counts as this node's: its permits, or, when it got
+    fewer than run, what runs. `line` are the types that wait for it, first come, first served;
+    `ready` is how many types could start if there were a slot. Batches run in the slots of
+    `lang`."""
 
-    __slots__ = ("lang", "line", "most", "name", "permits", "ready", "running", "shared")
+    __slots__ = ("kept", "lang", "line", "most", "name", "permits", "ready", "running", "shared")
 
     def __init__(self, name: str) -> None:
         self.name, self.lang = name, ""
         self.most: int | None = None
         self.shared = True
-        self.permits = self.running = self.ready = 0
+        self.permits = self.running = self.ready = self.kept = 0
         self.line: dict[str, None] = {}
 
     @property
@@ -52,6 +54,11 @@ class Limit:
         if self.line or self.ready:
             return min(self.most, self.permits)
         return min(self.permits, self.running)
+
+    @property
+    def counted(self) -> int:
+        """How many batches run that the store has to know of."""
+        return self.running if self.shared and self.most is not None else 0
 
 
 class Question(NamedTuple):
@@ -76,7 +83,7 @@ class Permits:
 
     def changed(self, limit: Limit) -> None:
         """Say that something about a limit changed. What needs no permits needs no question."""
-        if (limit.shared and limit.most is not None) or limit.permits:
+        if (limit.shared and limit.most is not None) or limit.kept:
             self._changed[limit] = None
 
     def question(self, now: int, slots: Mapping[str, int]) -> Question:
@@ -88,7 +95,9 @@ class Permits:
         question = Question([], [])
         for limit in list(islice(self._changed, ASKS_MAX)):
             wanted = limit.wanted(slots.get(limit.lang, 0))
-            if wanted == limit.permits or (wanted > limit.permits and limit in self._refused):
+            keeps_more = limit.kept > max(wanted, limit.counted)
+            is_refused = wanted > limit.permits and limit in self._refused
+            if is_refused or (wanted == limit.permits and not keeps_more):
                 self._settled(limit)
             else:
                 question.limits.append(limit)
@@ -103,8 +112,8 @@ class Permits:
     def answered(self, question: Question, permits: Sequence[int], now: int) -> None:
         """Take over what the store permitted."""
         for limit, ask, count in zip(question.limits, question.asks, permits, strict=True):
-            limit.permits = count
-            if count or ask.running:
+            limit.permits, limit.kept = count, max(count, ask.running)
+            if limit.kept:
                 self._held[limit.name] = limit
             else:
                 self._held.pop(limit.name, None)
@@ -125,5 +134,4 @@ class Permits:
 
 
 def _ask(limit: Limit, wanted: int) -> Ask:
-    running = limit.running if limit.shared and limit.most is not None else 0
-    return Ask(limit.name, limit.most or 0, running, wanted)
+    return Ask(limit.name, limit.most or 0, limit.counted, wanted)

@@ -194,6 +194,23 @@ def test_permits_are_asked_for_when_there_are_slots_to_use_them():
     assert choose(made).type == "main/b"
 
 
+def test_what_runs_beyond_the_permits_is_given_back_as_it_ends():
+    """Its permits lapsed while the node stood still, and another node has them."""
+    made = scheduler(handler("a", batch_size=1, concurrency=2))
+    made.due("main/a", 0, 0)
+    pick = choose(made)
+    made.claimed(pick, 2, 2, None, 0)
+    question = made.held()
+    made.answered(question, [ask.permits(2) for ask in question.asks], 0)
+    for running in (1, 0):
+        made.ended(pick.type, pick.handler, 0)
+        question = made.question(0)
+        assert [ask[2:] for ask in question.asks] == [(running, 0)]
+        made.answered(question, [0], 0)
+    assert not made.question(0).asks
+    assert not made.held().asks
+
+
 def test_under_a_lowered_limit_nothing_starts_until_enough_has_ended():
     made = scheduler(handler("a", batch_size=1, concurrency=4))
     made.due("main/a", 0, 0)
