@@ -53,7 +53,7 @@ def page(
             told.add(name)
             parts.append(f"![{title}]({folder}/{plot_name(workload)})\n")
             parts.append(_measured(workload, found, rows))
-    parts.append("## Not measured\n")
+    parts.append("## Left out, of all rounds or of the one that is named\n")
     parts += [f"- {what}: {_one_line(why)}" for what, why in reasons.items()] or ["Nothing."]
     return "\n".join(parts) + "\n"
 
