@@ -8,6 +8,7 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple, Protocol
@@ -16,6 +17,8 @@ _COMMON = os.O_CLOEXEC | os.O_NOFOLLOW
 _NO_COPY_RANGE = frozenset({errno.EXDEV, errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP})
 _NO_TMPFILE = frozenset({errno.EISDIR, errno.ENOENT, errno.EINVAL, errno.EOPNOTSUPP})
 _IOV_MAX = 1024  # Linux's bound on the buffers of one writev
+_LOCK_S = 0.5  # a child that a killed process was just starting shares its lock until the exec
+_LOCK_RETRY_S = 0.01
 
 Buffer = bytes | bytearray | memoryview
 
@@ -49,7 +52,8 @@ class Disk(Protocol):
         """Open a new nameless file in the folder `path`."""
 
     def lock(self, file: int) -> bool:
-        """Lock a file for this process, without waiting; return whether that worked."""
+        """Lock a file for this process; return whether that worked. Waits a moment for one that was
+        killed and has not quite ended."""
 
     def pread(self, file: int, size: int, offset: int) -> bytes: ...
 
@@ -124,11 +128,16 @@ class SystemDisk:
         return file
 
     def lock(self, file: int) -> bool:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return False
-        return True
+        end = time.monotonic() + _LOCK_S
+        while True:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                if time.monotonic() >= end:
+                    return False
+                time.sleep(_LOCK_RETRY_S)
+            else:
+                return True
 
     def pread(self, file: int, size: int, offset: int) -> bytes:
         return os.pread(file, size, offset)

@@ -6,6 +6,7 @@ import os
 import re
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -64,6 +65,23 @@ def test_close_makes_buffered_records_durable(bench: Bench) -> None:
 def test_a_second_opener_is_refused_and_told_the_process(bench: Bench) -> None:
     with pytest.raises(FolderHeld, match=f"process {os.getpid()}$"):
         bench.new_writer().open()
+
+
+def test_a_killed_process_that_has_not_quite_ended_is_waited_for(tmp_path: Path) -> None:
+    lock = tmp_path / "lock"
+    lock.touch()
+    program = (
+        "import fcntl, sys\nfile = open(sys.argv[1])\nfcntl.flock(file, fcntl.LOCK_EX)\n"
+        "print('held', flush=True)\nsys.stdin.read()\n"
+    )
+    words = [sys.executable, "-c", program, str(lock)]
+    with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as holder:
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == b"held\n"
+        with ThreadPoolExecutor(1) as thread, lock.open("r+b") as file:
+            locked = thread.submit(SystemDisk().lock, file.fileno())
+            holder.kill()
+            assert locked.result()
 
 
 def test_a_second_process_is_refused(bench: Bench) -> None:
