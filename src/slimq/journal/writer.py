@@ -28,9 +28,8 @@ from slimq.journal.quarantine import Quarantine
 from slimq.journal.record import NONCE_BYTES, Header, Position, SegmentHead
 from slimq.journal.recovery import Recovery, recover
 from slimq.journal.reserve import Reserve
-from slimq.journal.room import Room
 from slimq.journal.segment_file import SegmentFile
-from slimq.journal.segments import Segment, note_over
+from slimq.journal.segments import Segment
 from slimq.system.chance import Chance
 from slimq.system.clock import Clock
 from slimq.system.disk import Disk
@@ -41,7 +40,7 @@ _FAILED = "the journal could not be written"
 class JournalWriter:
     """The one writer of a journal folder. It is a JournalView.
 
-    `commit`, `sync`, `lay_out`, `probe` and `close` belong to one thread. `end`, `segments`,
+    `commit`, `sync`, `probe` and `close` belong to one thread. `end`, `segments`,
     `refusal`, `unsynced` and `sweep` may be used from others.
     """
 
@@ -74,7 +73,6 @@ class JournalWriter:
         self._reserve = Reserve(disk, -1, 0)
         self._owed: tuple[Append, ...] = ()  # acknowledged as buffered, not yet durable
         self._leftovers: list[str] = []  # files of refused groups that are still there
-        self._room = Room()
         self._refusal: SlimqError | None = None
         self._writing_since: int | None = None  # ms since boot
         self._lock = threading.Lock()
@@ -135,21 +133,6 @@ class JournalWriter:
                 except OSError:
                     self._append_anew(())  # or `probe` will
 
-    @property
-    def wants_room(self) -> bool:
-        """Whether `lay_out` has something to do in silence."""
-        return self._room.is_lacking and not self._owed and self._refusal is None
-
-    def lay_out(self, *, quiet: bool) -> None:
-        """Lay out some room: for a few ms in silence, less when the next group may come soon."""
-        if self._current is not None and self.wants_room:
-            with self._writing():
-                try:
-                    spare = self.disk.free_bytes(self.folder) - 2 * self._reserve_bytes
-                    self._room.lay_out(self._current, spare, quiet=quiet)
-                except OSError:
-                    self._append_anew(())  # or `probe` will
-
     def probe(self) -> None:
         """While appends are refused: try to end that, with a new segment and a new reserve."""
         if self._refusal is None:
@@ -187,7 +170,7 @@ class JournalWriter:
         """
         swept = 0
         now = self._clock.boot_ms()
-        note_over(self.segments, self.end, behind, now)
+        self._note_over(behind, now)
         for segment in self.segments[:-1]:
             if segment.over_at is None or segment.over_at > now - retain_ms:
                 break
@@ -227,7 +210,7 @@ class JournalWriter:
         if self._owed:
             self._append_anew(())
         if self._current is not None:
-            self._seal(self._current)
+            self._current.close()
             self._current = None
         if self._held is not None:
             self._held.release()
@@ -240,6 +223,14 @@ class JournalWriter:
             yield
         finally:
             self._writing_since = None
+
+    def _note_over(self, behind: Position, now: int) -> None:
+        for segment in self.segments:
+            end = self.end if segment.end is None else Position(segment.number, segment.end)
+            if end > behind:  # also again: the store fell back
+                segment.over_at = None
+            elif segment.over_at is None:
+                segment.over_at = now
 
     def _recover(self, folder: int) -> Recovery:
         recovery = recover(self.disk, folder, self.quarantine, self._chance)
@@ -276,7 +267,7 @@ class JournalWriter:
         current = self._current
         if current is None or current.written >= self._segment_bytes:
             current = self._next_segment()
-        self._room.appended(current, current.write(appends), self._segment_bytes)
+        current.write(appends)
         if all(append.durability == "buffered" for append in appends):
             self._owed += tuple(appends)
         else:
@@ -367,8 +358,6 @@ class JournalWriter:
         try:
             if cut:
                 file.cut()
-            elif file.room:
-                file.trim()
             file.close()
         except OSError:
             pass  # the head of the next segment says where this one ends
