@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from itertools import count
@@ -18,6 +19,13 @@ from proof_kit import (  # noqa: F401 - pytest takes fixtures and hooks from thi
 )
 
 _numbers = count(1)
+
+
+def pytest_configure() -> None:
+    """Let Ctrl-C reach what tests start also where these were started in the background of a
+    shell, which ignores it for them."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")

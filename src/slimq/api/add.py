@@ -22,20 +22,9 @@ from starlette.responses import Response
 
 from slimq.api.accept import Acceptor
 from slimq.api.gather import SMALL_MAX
-from slimq.api.options import (
-    NOW,
-    AddOptions,
-    AddOptionsReader,
-    read_key,
-    read_trace,
-)
+from slimq.api.options import NOW, AddOptions, AddOptionsReader, read_key, read_trace
 from slimq.api.outcome import Accepted, Outcome, accepted_headers, tell
-from slimq.api.problem import (
-    Answer,
-    prefers_text,
-    render,
-    to_response,
-)
+from slimq.api.problem import Answer, prefers_text, render, to_response
 from slimq.core.limits import LIST_IDS_MAX
 from slimq.errors import BadBody, BodyTooLarge, SlimqError
 from slimq.journal.body import Body

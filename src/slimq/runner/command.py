@@ -42,8 +42,6 @@ _SHORTAGES = {errno.EAGAIN, errno.ENOMEM, errno.EMFILE, errno.ENFILE, errno.ENOS
 class CommandRunner:
     """Runs commands (see `Runner`). Raises ValueError for an impossible environment."""
 
-    lang = "exec"
-
     def __init__(
         self,
         environment: Mapping[str, str] = DEFAULT_ENVIRONMENT,

@@ -31,8 +31,6 @@ class HttpRunner:
     `secrets` sign every request (``whsec_...``; ValueError for a malformed one).
     """
 
-    lang = "http"
-
     def __init__(
         self,
         *,

@@ -6,8 +6,9 @@ from __future__ import annotations
 import asyncio
 import socket
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 
 from slimq.core.limits import (
     CONNECT_HEAD_START_S,
@@ -26,6 +27,20 @@ class NoConnection(Exception):
     def __init__(self, response: Response) -> None:
         super().__init__(response.error)
         self.response = response
+
+
+@contextmanager
+def closed_unless_connected(opened: socket.socket) -> Iterator[None]:
+    """Close a socket if what is tried with it fails, or is cancelled; what the system refuses
+    is a NoConnection."""
+    try:
+        yield
+    except OSError as error:
+        opened.close()
+        raise NoConnection(unconnected(error)) from None
+    except BaseException:
+        opened.close()
+        raise
 
 
 class Connector:
@@ -95,16 +110,10 @@ class Connector:
             opened = self._socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
         except OSError as error:
             raise NoConnection(unopened(error)) from None
-        try:
+        with closed_unless_connected(opened):
             opened.setblocking(False)
             opened.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
             await asyncio.get_running_loop().sock_connect(opened, (address, port))
-        except OSError as error:
-            opened.close()
-            raise NoConnection(unconnected(error)) from None
-        except BaseException:
-            opened.close()
-            raise
         return opened
 
 

@@ -12,8 +12,8 @@ from functools import lru_cache
 from typing import NamedTuple
 
 from slimq.core.limits import CONNECT_TIMEOUT_MS, IDLE_CONNECTION_S, IDLE_CONNECTIONS_MAX
-from slimq.runner.caller import AGENT, Request, Response, timed_out, unconnected
-from slimq.runner.http_connect import Connector, NoConnection
+from slimq.runner.caller import AGENT, Request, Response, timed_out
+from slimq.runner.http_connect import Connector, NoConnection, closed_unless_connected
 from slimq.runner.http_connection import Connection
 
 _PORT_MAX = 65_535
@@ -109,14 +109,8 @@ class PlainCaller:
                 opened = await self._connector.open(place.host, place.port)
         except TimeoutError:
             raise NoConnection(timed_out(min(timeout_ms, CONNECT_TIMEOUT_MS))) from None
-        try:
+        with closed_unless_connected(opened):
             _, connection = await loop.create_connection(Connection, sock=opened)
-        except OSError as error:
-            opened.close()
-            raise NoConnection(unconnected(error)) from None
-        except BaseException:
-            opened.close()
-            raise
         self._open.add(connection)
         connection.lost.add_done_callback(lambda _: self._forget(connection))
         return connection

@@ -6,12 +6,11 @@ import asyncio
 import socket
 import subprocess
 import sys
-from collections.abc import Callable, Coroutine
 from pathlib import Path
-from typing import Any
 
 import pytest
-from runner_kit import FunctionBench, on_loop
+from function_kit import with_runner
+from runner_kit import FunctionBench
 
 from sandbox_kit import running
 from slimq.core import status
@@ -25,8 +24,6 @@ SHOUT = "import shout\ndef handler(event, context): return shout.loud(event)\n"
 LOUD = "def loud(data): return data.upper()\n"
 WHERE = "import sys\ndef handler(event, context): return sys.prefix\n"
 
-Work = Callable[[FunctionRunner], Coroutine[Any, Any, Any]]
-
 
 @pytest.fixture
 def wheels(tmp_path: Path) -> Path:
@@ -34,17 +31,6 @@ def wheels(tmp_path: Path) -> Path:
     folder = tmp_path / "wheels"
     make_wheel(folder, "shout", "1.0", shout=LOUD)
     return folder
-
-
-def play(functions: FunctionBench, work: Work, **changes: Any) -> Any:
-    async def whole() -> Any:
-        runner = functions.runner(**changes)
-        try:
-            return await work(runner)
-        finally:
-            await runner.close()
-
-    return on_loop(whole)
 
 
 def built(functions: FunctionBench) -> list[str]:
@@ -65,12 +51,12 @@ def test_packages_are_built_once_for_all_functions_that_need_the_same(
         for ran in await asyncio.gather(*map(runner.run, batches)):
             assert [result.text for result in ran.results] == [b"A"]
 
-    play(functions, work, builder=builder_of(wheels))
+    with_runner(functions, work, builder=builder_of(wheels))
     (name,) = built(functions)
     assert len(name) == 64
     assert (functions.folder / "packages" / name).stat().st_mode & 0o777 == 0o755
     # The next node finds them, and asks no builder.
-    play(functions, work, builder={"PATH": "/nowhere"})
+    with_runner(functions, work, builder={"PATH": "/nowhere"})
 
 
 def test_a_build_that_fails_refuses_the_deploy_with_the_last_words_of_the_builder(
@@ -88,7 +74,7 @@ def test_a_build_that_fails_refuses_the_deploy_with_the_last_words_of_the_builde
         await runner.try_out(batch.handler)  # a deploy tries anew at once
         assert (await runner.run(batch)).results[0].text == b"A"
 
-    play(functions, work, builder=builder_of(wheels))
+    with_runner(functions, work, builder=builder_of(wheels))
     assert len(built(functions)) == 1
 
 
@@ -114,7 +100,7 @@ def test_nothing_that_is_built_runs_outside_a_context(
                 functions.of(SHOUT, [b"a"], requirements=[f"evil @ file://{folder}"]).handler
             )
 
-    play(functions, work, builder=builder_of(wheels))
+    with_runner(functions, work, builder=builder_of(wheels))
     assert not mark.exists()
 
 
@@ -136,7 +122,7 @@ def test_a_builder_that_is_stopped_leaves_nothing(functions: FunctionBench, whee
         address = f"http://127.0.0.1:{index.getsockname()[1]}/"
         builder = builder_of(wheels) | {"PIP_INDEX_URL": address}
         del builder["PIP_NO_INDEX"]
-        play(functions, work, builder=builder)
+        with_runner(functions, work, builder=builder)
     assert built(functions) == []
 
 
@@ -169,7 +155,7 @@ def test_an_environment_is_shared_by_all_that_name_it(
         assert (await runner.run(batch)).results[0].text == b"X"
 
     environments = {"imaging": str(venv)}
-    play(functions, work, environments=environments, builder=builder_of(wheels))
+    with_runner(functions, work, environments=environments, builder=builder_of(wheels))
 
 
 def test_an_environment_that_nobody_named_is_refused(functions: FunctionBench) -> None:
@@ -177,7 +163,7 @@ def test_an_environment_that_nobody_named_is_refused(functions: FunctionBench) -
         with pytest.raises(BadHandler, match=r"options\.eid: .* there are: imaging"):
             runner.check(functions.of(WHERE, [b"x"], eid="other").handler)
 
-    play(functions, work, environments={"imaging": sys.prefix})
+    with_runner(functions, work, environments={"imaging": sys.prefix})
 
 
 @pytest.mark.parametrize("said", ["", "echo 3 9 1 cpython-39; echo /usr; echo /usr"])
@@ -197,7 +183,7 @@ def test_an_environment_that_does_not_run_or_is_too_old_is_told_at_the_deploy(
             await runner.try_out(batch.handler)
         assert (await runner.run(batch)).results[0].status == status.RETRY_LATER
 
-    play(functions, work, environments={"old": str(python)})
+    with_runner(functions, work, environments={"old": str(python)})
 
 
 def test_a_python_that_a_function_does_not_fit_is_told_at_the_deploy(
@@ -208,7 +194,7 @@ def test_a_python_that_a_function_does_not_fit_is_told_at_the_deploy(
         with pytest.raises(BadHandler, match=r"needs Python >=4\.0; this is 3\."):
             await runner.try_out(functions.of(source, [b"x"]).handler)
 
-    play(functions, work)
+    with_runner(functions, work)
 
 
 def test_the_files_of_a_function_go_before_its_packages(
@@ -219,7 +205,7 @@ def test_the_files_of_a_function_go_before_its_packages(
         ran = await runner.run(functions.of(files, [b"x"], requirements=["shout"]))
         assert ran.results[0].text == b"own"
 
-    play(functions, work, builder=builder_of(wheels))
+    with_runner(functions, work, builder=builder_of(wheels))
 
 
 @pytest.mark.parametrize("variable", ["PIP_INDEX_URL", "PIP_FIND_LINKS", "PIP_CONFIG_FILE"])
