@@ -102,7 +102,7 @@ def _wasm() -> Program | Missing:
         return Missing("the package wasmtime is not installed", _WASM_ADVICE)
     package = Path(spec.origin).parent
     python = Path(sys.executable).resolve()
-    command = (str(python), "-I", "-S", str(_HOST / "wasm_host.py"), str(package.parent))
+    command = (str(python), "-I", "-S", str(_HOST / "wasm_host.py"), str(package))
     readable = (*python_folders(python), str(_HOST), str(package))
     return Program(command, readable, package=spec.name)
 

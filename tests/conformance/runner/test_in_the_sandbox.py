@@ -4,7 +4,9 @@ then rlimits bound each process."""
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -62,6 +64,26 @@ def test_a_job_that_takes_too_much_memory_hurts_no_other(inside: Inside, lang: s
     assert [code // 100 for code in statuses(ran)] == [2, 5, 2]
 
 
+@pytest.fixture
+def elsewhere() -> Iterator[Path]:
+    """A folder that is not in /tmp: all of that may be listed in a sandbox."""
+    with tempfile.TemporaryDirectory(dir="/var/tmp") as folder:
+        Path(folder).chmod(0o755)
+        yield Path(folder)
+
+
+def test_a_package_is_found_beside_what_nobody_may_list(inside: Inside, elsewhere: Path) -> None:
+    bench, program = inside("wasm"), PROGRAMS["wasm"]
+    assert isinstance(program, Program)
+    package = str(shutil.copytree(program.readable[-1], elsewhere / "wasmtime"))
+    moved = program._replace(
+        command=(*program.command[:-1], package), readable=(*program.readable[:-1], package)
+    )
+    batch = bench.batch("digest", [b""])
+    ran = with_runner(bench, lambda runner: runner.run(batch), programs={**PROGRAMS, "wasm": moved})
+    assert texts(ran) == [f"0 {hashlib.sha256(b'').hexdigest()}"]
+
+
 @pytest.mark.parametrize("inside", ["control groups"], indirect=True)
 def test_a_busy_function_gets_its_share_of_the_processors(inside: Inside) -> None:
     if "cpu" not in ControlGroups().bounded:
@@ -94,7 +116,7 @@ AT_FAULT: dict[str, tuple[Callable[[Program], Program], str]] = {  # and not the
     ),
     "its packages": (
         lambda program: program._replace(command=(*program.command[:-1], MISSING)),
-        "No module named 'wasmtime'",
+        f"No such file or directory: '{MISSING}/__init__.py'",
     ),
 }
 
