@@ -25,7 +25,7 @@ from slimq.janitor import Janitor
 from slimq.journal.record import Position
 from slimq.runner.flight import Flight, first_ids
 from slimq.scheduler import Scheduler
-from slimq.store.base import EngineStore, StoreFacts, StoreFull
+from slimq.store.base import EngineStore, Freed, StoreFacts, StoreFull
 from slimq.system.chance import Chance
 from slimq.system.clock import Clock
 from slimq.system.log import EventLog
@@ -84,10 +84,8 @@ class Engine:
         finisher: Finisher,
         janitor: Janitor,
         log: EventLog,
-        former: list[str],
         moved: Callable[[list[str]], None],
         safe: Callable[[Position], None],
-        freed_former: Callable[[str], None],
         tell: Callable[[Literal["jobs"]], None] = lambda what: None,
         submit: Callable[..., Future[Any]] = at_once,
         gather_ms: int = GATHER_MS,
@@ -97,8 +95,7 @@ class Engine:
         self._dispatcher, self._finisher, self._janitor = dispatcher, finisher, janitor
         self._clock, self._chance = clock, chance
         self._log = log
-        self._former = former
-        self._moved, self._safe, self._freed_former = moved, safe, freed_former
+        self._moved, self._safe = moved, safe
         self._wake = alarm or threading.Event()
         self._landed: deque[Flight] = deque()
         self._lot: Lot | None = None  # that is being recorded
@@ -240,11 +237,8 @@ class Engine:
         return bool(ingested or landed or started)
 
     def _begin(self) -> None:
-        while self._former:
-            freed = self._janitor.free_former(self._former[0])
-            if freed.again + freed.dead == 0:
-                self._freed_former(self._former.pop(0))
-            self.counters["freed"] += freed.again + freed.dead
+        while self._freed(self._janitor.free_former()):
+            pass
         self._registered = self._janitor.register()
         if not self._registered:
             raise SysidTaken("another living node has the sysid of this one: start again")
@@ -379,10 +373,17 @@ class Engine:
     def _tend(self) -> None:
         freed = self._janitor.step()
         self.counters["purged"] = self._janitor.purged
-        if freed is not None and freed.again + freed.dead:
-            self.counters["freed"] += freed.again + freed.dead
+        if freed is not None:
+            self._freed(freed)
+
+    def _freed(self, freed: Freed) -> int:
+        """Take note of jobs that nobody runs any more; return how many they are."""
+        count = freed.again + freed.dead
+        if count:
+            self.counters["freed"] += count
             self._log.warning("jobs.freed", again=freed.again, dead=freed.dead)
             self._due(freed.heads, self._store.now())
+        return count
 
     def _scan(self) -> None:
         """Look for work that other nodes added, a page at a time."""

@@ -236,10 +236,8 @@ class Node:
             ),
             janitor=self._janitor(),
             log=self._log,
-            former=list(self._state.former),
             moved=lambda ids: self._call(self._jobs.moved, ids),
             safe=lambda position: self._call(self._on_safe, position),
-            freed_former=lambda sysid: self._call(self._on_former_freed, sysid),
             tell=lambda what: self._news.tell(what) if self._news is not None else None,
             submit=at_once if finish_thread is None else finish_thread.submit,
         )
@@ -256,7 +254,7 @@ class Node:
             keys=PendingKeys(),
         )
         self._restore_keys()
-        self._state.former.append(self.sysid)
+        self._state.add(self.sysid)
         self._keep_state()
 
     def _parts(self) -> Parts:
@@ -296,6 +294,8 @@ class Node:
             ok_ms=config.purge.ok_ms,
             failed_ms=config.purge.failed_ms,
             bytes_max=config.store.bytes_max,
+            former=self._state.former,
+            forgotten=lambda sysid: self._call(self._forget_boot, sysid),
         )
 
     def _about(self) -> dict[str, Any]:
@@ -402,7 +402,7 @@ class Node:
         if self._safe.reach(position):
             self._engine.want_safe = True
 
-    def _on_former_freed(self, sysid: str) -> None:
+    def _forget_boot(self, sysid: str) -> None:
         if sysid in self._state.former:
             self._state.former.remove(sysid)
             self._keep_state()

@@ -12,15 +12,20 @@ from pathlib import Path
 
 import msgspec
 
+from slimq.core.limits import FORMER_MAX
 from slimq.errors import FolderUnusable
 from slimq.journal.failure import disk_full, is_full
 from slimq.system.chance import Chance
 
 
 class NodeState(msgspec.Struct):
-    """`former` are sysids of earlier boots whose jobs are not taken back yet."""
+    """`former` are sysids of boots that may have left jobs behind, this one at last."""
 
     former: list[str] = []
+
+    def add(self, sysid: str) -> None:
+        """Note a boot. Jobs of those long before the last wait for the end of their leases."""
+        self.former = [*self.former, sysid][-FORMER_MAX:]
 
 
 class StateFile:

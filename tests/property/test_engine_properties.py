@@ -224,7 +224,7 @@ class Engines(RuleBasedStateMachine):
         boots = self.boots[node]
         rig.close()
         rig.open_journal()
-        former = [sysid for sysid in boots if sysid not in rig.freed_former]
+        former = [sysid for sysid in boots if sysid not in rig.forgotten_boots]
         sysid = f"node{node}{len(boots):03}"
         if node == 1:
             self.beside.forget()

@@ -282,12 +282,12 @@ class SimNode:
                 ok_ms=OK_MS,
                 failed_ms=FAILED_MS,
                 bytes_max=1 << 40,
+                former=self.former,
+                forgotten=lambda sysid: self._call(self._forget_boot, sysid),
             ),
             log=EventLog(self.sim.log, self.clock, "error"),
-            former=list(self.former),
             moved=lambda ids: None,
             safe=lambda position: self._call(self._on_safe, position),
-            freed_former=lambda sysid: self._call(self._on_former_freed, sysid),
             alarm=self._bell,
         )
         self._keep_former([*self.former, self.sysid])
@@ -399,7 +399,7 @@ class SimNode:
         if self._safe.reach(position):
             self.engine.want_safe = True
 
-    def _on_former_freed(self, sysid: str) -> None:
+    def _forget_boot(self, sysid: str) -> None:
         if sysid in self.former:
             self._keep_former([each for each in self.former if each != sysid])
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from slimq.core.limits import FORMER_MAX
 from slimq.errors import FolderUnusable
 from slimq.node_state import NodeState, StateFile, StopFlag, kept_secret
 from slimq.system.chance import SystemChance
@@ -64,6 +65,13 @@ def test_the_state_of_an_earlier_version_is_read(tmp_path: Path) -> None:
     path = tmp_path / "node.json"
     path.write_text('{"former":["nodeAAAA"],"stopped":false}')
     assert StateFile(path).read() == NodeState(["nodeAAAA"])
+
+
+def test_only_the_last_boots_of_a_node_killed_in_a_loop_are_kept() -> None:
+    state = NodeState()
+    for number in range(FORMER_MAX + 3):
+        state.add(f"node{number:04}")
+    assert (state.former[0], len(state.former)) == ("node0003", FORMER_MAX)
 
 
 def test_what_cannot_be_kept_or_read_is_an_unusable_folder(tmp_path: Path) -> None:

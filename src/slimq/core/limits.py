@@ -58,6 +58,9 @@ LEASE_MS = 30_000  # how long a silent node keeps its jobs
 RENEW_MS = 10_000  # two renewals may fail before a lease is lost
 LEASE_MARGIN_MS = 5_000  # a run that cannot be renewed is killed this long before its end
 SWEEP_MS = 5_000  # how often abandoned jobs are looked for
+FORMER_LOOK_MS = 1_000  # how often a node looks for jobs of its earlier boots after a start
+FORMER_MS = 5_000  # and for how long: what a killed one asked a server for has ended by then
+FORMER_MAX = 16  # earlier boots looked after: of a node killed in a loop, the last ones
 CRASHES_MAX = 3  # a job that kills its context or node this often is done with an ERROR
 
 # --- running ---------------------------------------------------------------

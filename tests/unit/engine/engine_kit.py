@@ -205,7 +205,7 @@ class Rig:
         self.moved: list[str] = []
         self.safe: list[Position] = []
         self.told: list[str] = []
-        self.freed_former: list[str] = []
+        self.forgotten_boots: list[str] = []
         self.written = io.StringIO()
         self.log = EventLog(self.written, self.clock)
         self.open_journal()
@@ -241,6 +241,8 @@ class Rig:
             self.clock.wall_ms(),
             lambda: {"pid": 1},
             clock=self.clock,
+            former=former,
+            forgotten=self.forgotten_boots.append,
             **self.purges,
         )
         self.engine = Engine(
@@ -253,10 +255,8 @@ class Rig:
             finisher=self.finisher,
             janitor=self.janitor,
             log=self.log,
-            former=list(former),
             moved=self.moved.extend,
             safe=self.safe.append,
-            freed_former=self.freed_former.append,
             tell=self.told.append,
             gather_ms=self.gather_ms,
             submit=self.submit,

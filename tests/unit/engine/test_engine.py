@@ -14,7 +14,15 @@ from engine_kit import NODE, OTHER, START_MS, TYPE, Beside, MakeRig, Rig, child,
 
 from slimq.core.job import Result
 from slimq.core.jobid import child_id
-from slimq.core.limits import FREE_JOBS_MAX, INGEST_JOBS_MAX, LEASE_MS, RENEW_MS, SCAN_TYPES_MAX
+from slimq.core.limits import (
+    FORMER_LOOK_MS,
+    FORMER_MS,
+    FREE_JOBS_MAX,
+    INGEST_JOBS_MAX,
+    LEASE_MS,
+    RENEW_MS,
+    SCAN_TYPES_MAX,
+)
 from slimq.engine import GATHER_JOBS, SAFE_EVERY_MS, SysidTaken
 from slimq.errors import JournalFailed, StoreUnavailable
 
@@ -472,11 +480,10 @@ def test_a_sysid_is_reserved_once(rig: Rig) -> None:
     assert len(rig.store.called("register")) == 1
 
 
-def test_jobs_of_former_boots_run_at_once_and_their_sysids_are_told(rig: Rig) -> None:
+def test_jobs_of_former_boots_run_at_once(rig: Rig) -> None:
     first = rig.launch(b"a", b"b", batch_size=1)
     rig.boot("nodeCCCC", ["long-ago", NODE])
     rig.step()
-    assert rig.freed_former == ["long-ago", NODE]
     assert sorted(id_ for flight in rig.air for id_ in ids_of(flight)) == sorted(
         id_ for flight in first for id_ in ids_of(flight)
     )
@@ -484,7 +491,35 @@ def test_jobs_of_former_boots_run_at_once_and_their_sysids_are_told(rig: Rig) ->
     assert rig.engine.counters["freed"] == 2
 
 
-def test_all_jobs_of_a_former_boot_are_freed_before_it_is_told(rig: Rig) -> None:
+def test_what_a_server_did_for_a_former_boot_after_its_end_is_undone_too(rig: Rig) -> None:
+    rig.boot("nodeCCCC", [NODE])
+    rig.step()
+    (late,) = rig.add(b"x")
+    rig.ingest_all()
+    rig.memory.put_handler(handler())
+    rig.memory.claim(TYPE, NODE, 1, lease_ms=LEASE_MS, bytes_max=9)
+    rig.step()
+    assert rig.air == []
+    rig.clock.advance(FORMER_LOOK_MS)
+    rig.step()
+    assert [id_ for flight in rig.air for id_ in ids_of(flight)] == [late]
+
+
+def test_a_former_boot_is_forgotten_when_nothing_can_come_of_it_any_more(rig: Rig) -> None:
+    rig.boot("nodeCCCC", ["long-ago", NODE])
+    for _ in range(FORMER_MS // FORMER_LOOK_MS):
+        rig.step()
+        assert rig.forgotten_boots == []
+        rig.clock.advance(FORMER_LOOK_MS)
+    rig.step()
+    assert rig.forgotten_boots == ["long-ago", NODE]
+    rig.store.forget_calls()
+    rig.clock.advance(FORMER_LOOK_MS)
+    rig.step()
+    assert not any(named for _, named in rig.store.called("free"))
+
+
+def test_all_jobs_of_a_former_boot_are_freed_before_any_other_runs(rig: Rig) -> None:
     count = 2 * FREE_JOBS_MAX + 1
     rig.launch(*(b"x" for _ in range(count)), batch_size=10_000)
     assert rig.counts()[1] == count
@@ -492,9 +527,9 @@ def test_all_jobs_of_a_former_boot_are_freed_before_it_is_told(rig: Rig) -> None
     rig.engine.stopped = True
     rig.store.fail("free", after=2)
     assert not rig.try_step()
-    assert rig.freed_former == []
+    assert len(rig.store.called("register")) == 1
     rig.step()
-    assert rig.freed_former == [NODE]
+    assert len(rig.store.called("register")) == 2
     assert rig.counts()[:2] == (count, 0)
     assert rig.engine.counters["freed"] == count
 
