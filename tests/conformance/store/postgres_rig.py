@@ -30,6 +30,7 @@ class PostgresRig:
         self._name = f"rig_{next(_numbers)}"
         self.url = server.create_database(self._name, template=_template(server))
         self.db = server.connect(self._name)
+        self.db.execute("SET jit = off")  # it would cost more than it gains
         self._tell()
         clock.watchers.append(self._tell)
 
