@@ -62,11 +62,9 @@ def test_a_planted_bug_is_caught(bug: Planted, runs: Runs) -> None:
 
 
 def test_all_planted_bugs_are_caught(proof: Proof, runs: Runs) -> None:
-    rans = [run.result() for run in runs.values()]
-    caught = sum(ran.found for ran in rans)
-    skipped = sum(bool(ran.skipped) for ran in rans)
-    proof.report(planted=len(PLANTED), caught=caught)
-    assert caught + skipped == len(PLANTED)
+    rans = {name: run.result() for name, run in runs.items()}
+    proof.report(planted=len(rans), caught=sum(ran.found for ran in rans.values()))
+    assert {name: ran.trouble for name, ran in rans.items() if not (ran.found or ran.skipped)} == {}
 
 
 BACKOFF = next(bug for bug in PLANTED if bug.name == "no_jitter")
