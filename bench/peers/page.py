@@ -15,11 +15,20 @@ TITLES = {
     "W3": "drain of a backlog",
     "W4": "idle latency, accept to start (p50)",
     "W5": "drain with a million waiting",
+    "W5-5M": "drain with five millions waiting",
     "W6": "idle latency with a million deferred (p50)",
     "W7": "memory of an idle system",
+    "W9": "wait while much is accepted (p99)",
+    "W10": "time to the first job after a kill",
 }
-UNITS = {"jobs_per_s": "jobs/s", "p50_ms": "ms", "rss_mb": "MB"}
-SMALL = {"W5": "W3", "W6": "W4"}  # the same with little waiting
+UNITS = {
+    "jobs_per_s": "jobs/s",
+    "p50_ms": "ms",
+    "wait_p99_ms": "ms",
+    "first_s": "s",
+    "rss_mb": "MB",
+}
+SMALL = {"W5": "W3", "W5-5M": "W3", "W6": "W4"}  # the same with little waiting
 _HEAD = """\
 # slimq beside other queues
 
@@ -48,7 +57,7 @@ def page(
     for workload, title in TITLES.items():
         found = [row for row in rows if row.workload == workload]
         if found:
-            name = workload[:2]
+            name = workload.partition("-")[0]
             parts += [f"## {name}: {title}\n", *([] if name in told else [_sentence(about[name])])]
             told.add(name)
             parts.append(f"![{title}]({folder}/{plot_name(workload)})\n")
@@ -101,11 +110,14 @@ def _measured(workload: str, found: Sequence[Row], rows: Sequence[Row]) -> str:
 
 
 _COLUMNS = {
+    "jobs_per_s": "jobs/s",
     "p50_ms": "p50 ms",
     "p99_ms": "p99 ms",
+    "left": "left",
     "cpu_percent": "CPU %",
     "cpu_us_per_job": "CPU µs a job",
     "rss_mb": "MB",
+    "grown_mb": "MB more",
 }
 
 

@@ -24,6 +24,7 @@ from hits import FOLDER, HEAD
 
 ANSWER_S = 120.0
 POLL_S = 0.005
+PROBE_S = 0.02  # between jobs that are watched while many are sent
 CLIENTS = 2  # processes, as many as there are cores on a small machine
 
 
@@ -106,8 +107,16 @@ class Session:
         clients = self._some_clients(min(CLIENTS, callers))
         for number, client in enumerate(clients):
             share = (callers + number) // len(clients)
-            client.tell("call", callers=share, seconds=seconds)
+            client.tell("call", callers=share, seconds=seconds, rate=0)
         return [client.answer() for client in clients]
+
+    def call_at(self, rate: float, callers: int, seconds: float) -> tuple[dict[str, Any], int]:
+        """Let callers send so many single jobs a second from one process, and a process of its
+        own some that say when they were sent; return how the others went, and how many it were."""
+        calling, probing = self._some_clients(CLIENTS)
+        probing.tell("probe", seconds=seconds, each_s=PROBE_S)
+        calling.tell("call", callers=callers, seconds=seconds, rate=rate)
+        return calling.answer(), int(probing.answer()["count"])
 
     def bulk(self, count: int, seconds: float, delay_s: int = 0) -> dict[str, Any]:
         return self.ask("bulk", count=count, seconds=seconds, delay_s=delay_s)

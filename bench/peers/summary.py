@@ -8,7 +8,19 @@ from statistics import median
 from typing import Any
 
 Line = Mapping[str, Any]
-FIGURES = ("jobs_per_s", "p50_ms", "p99_ms", "cpu_us_per_job", "rss_mb", "cpu_percent")
+FIGURES = (
+    "jobs_per_s",
+    "p50_ms",
+    "p99_ms",
+    "wait_p99_ms",
+    "left",
+    "first_s",
+    "cpu_us_per_job",
+    "rss_mb",
+    "grown_mb",
+    "cpu_percent",
+)
+MAIN = {"W4": "p50_ms", "W6": "p50_ms", "W7": "rss_mb", "W9": "wait_p99_ms", "W10": "first_s"}
 
 
 @dataclass(frozen=True)
@@ -34,8 +46,7 @@ class Row:
 
 def main_figure(workload: str) -> str:
     """Return which figure a workload is about."""
-    found = {"W4": "p50_ms", "W6": "p50_ms", "W7": "rss_mb"}
-    return found.get(workload, "jobs_per_s")
+    return MAIN.get(workload, "jobs_per_s")
 
 
 def is_better_lower(figure: str) -> bool:

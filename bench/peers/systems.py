@@ -14,9 +14,9 @@ from peers import installing
 from peers.brokers import Broker, Brokers
 
 PROGRAMS = Path(__file__).parent / "programs"
-ALL = ("W1", "W2", "W3", "W4", "W5", "W6", "W7")
+ALL = ("W1", "W2", "W3", "W4", "W5", "W6", "W7", "W9", "W10")
 EACH = ("W1", "W2", "W3", "W4")
-NEVER_LATER = ("W1", "W2", "W3", "W4", "W5", "W7")  # of what cannot defer many jobs
+NEVER_LATER = ("W1", "W2", "W3", "W4", "W5", "W7", "W9", "W10")  # of what cannot defer many jobs
 ALWAYS, EVERYSEC = "AOF, fsync at each write", "AOF, fsync once a second"
 POSTGRES = "PostgreSQL, synchronous_commit"
 JOURNAL = "fsync before the answer"
@@ -85,7 +85,9 @@ class System:
 
     def batch(self, workload: str) -> str:
         """Return how many jobs went at a time in a workload."""
-        return {"W1": self.bulk, "W3": self.drain, "W5": self.drain}.get(workload, "1")
+        together = "1" if self.program.lone else self.drain
+        many = {"W1": self.bulk, "W3": self.drain, "W5": self.drain, "W9": together}
+        return many.get(workload.partition("-")[0], "1")
 
 
 # --- brokers -----------------------------------------------------------------------------
@@ -213,10 +215,10 @@ def on_beanstalkd(name: str, durability: str, fsync_ms: int, jobs: int) -> Syste
 
 
 SYSTEMS = (
-    slimq("command, 1,000", 200_000, SLIMQ_EXEC, "W1", "W2", "W3", "W5"),
+    slimq("command, 1,000", 200_000, SLIMQ_EXEC, "W1", "W2", "W3", "W5", "W5-5M"),
     slimq("Python function, 1,000", 200_000, SLIMQ_PYTHON, "W3"),
-    slimq("URL, 100", 100_000, SLIMQ_URL_100, "W3"),
-    slimq("URL, 1", 10_000, SLIMQ_URL, "W3", "W4", "W6", "W7"),
+    slimq("URL, 100", 100_000, SLIMQ_URL_100, "W3", "W9"),
+    slimq("URL, 1", 10_000, SLIMQ_URL, "W3", "W4", "W6", "W7", "W10"),
     System(
         "slimq-postgres",
         "slimq on PostgreSQL",

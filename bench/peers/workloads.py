@@ -20,6 +20,7 @@ MANY, MANY_S, PROBE_S, DAY_S = 1_000_000, 45.0, 5.0, 86_400
 WINDOWS, WINDOW, WINDOW_S = 5, 20_000, 2.0
 START_S = 30.0  # until the first job runs: interpreters and pools start
 REST_S, WATCH_S = 3.0, 5.0
+BOTH_CALLERS, BOTH_SHARE, BOTH_S, ALL_S = 32, 0.7, 60.0, 60.0
 
 Fields = dict[str, Any]
 Measure = Callable[[Session, float], Iterator[Fields]]
@@ -86,22 +87,12 @@ def lone(session: Session, scale: float) -> Iterator[Fields]:
 def backlog(session: Session, scale: float) -> Iterator[Fields]:
     """W5, backlog: as W3, with 1,000,000 jobs waiting, in five windows of 20,000 or 2 s each; to be
     compared with W3, whose backlog is small. Left out where filling takes more than 45 s."""
-    count = most(MANY, scale)
-    fill_many(session, count, 0)
-    with session.workers(session.system.program.workers):
-        last = session.await_all(1, START_S).at_first()
-        for _ in range(WINDOWS):
-            if last.count >= count:
-                break
-            before = session.served_seconds()
-            hits = session.wait(last.count + most(WINDOW, scale), WINDOW_S)
-            cpu = session.served_seconds() - before
-            if hits.count == last.count:
-                raise LeftOut(f"nothing ran for {WINDOW_S:g} s")
-            ran = hits.count - last.count
-            fields = timed(ran, (hits.last - last.last) / 1e9)
-            yield fields | costing(cpu, ran) | taking(session)
-            last = hits
+    yield from _windows(session, most(MANY, scale), scale)
+
+
+def backlog_5m(session: Session, scale: float) -> Iterator[Fields]:
+    """W5, backlog: the same with 5,000,000."""
+    yield from _windows(session, most(5 * MANY, scale), scale)
 
 
 def deferred(session: Session, scale: float) -> Iterator[Fields]:
@@ -125,9 +116,62 @@ def idle(session: Session, scale: float) -> Iterator[Fields]:
         yield {"n": 1, "cpu_percent": rounded(percent)} | taking(session)
 
 
+def together(session: Session, scale: float) -> Iterator[Fields]:
+    """W9, accept and drain together: for a minute 32 callers send single jobs at 70 % of the slower
+    of two rates that were measured just before: as fast as they can, and that at which the workers
+    drain: those of W3, or of W4 where these differ. Latencies are those of the callers. How long
+    jobs wait for their handler is watched on 50 others a second. What is left was accepted and had
+    not started after that minute."""
+    sent = session.call(BOTH_CALLERS, CALL_S * scale)
+    accepted = sum(answer["count"] for answer in sent)
+    accepts = accepted / max(answer["seconds"] for answer in sent)
+    count = accepted + fill(session, most(session.system.jobs, scale), FILL_S)
+    with session.workers(session.lone_workers):
+        hits = session.await_all(count, ALL_S)
+        drains = count / (hits.last - hits.first) * 1e9
+        memory, before = session.memory_mb(), session.served_seconds()
+        rate = BOTH_SHARE * min(accepts, drains)
+        calls, watched = session.call_at(rate, BOTH_CALLERS, BOTH_S * scale)
+        count += calls["count"] + watched
+        left = count - session.hits().count
+        cpu, grown = session.served_seconds() - before, session.memory_mb() - memory
+        waits = session.await_all(count, ALL_S).latencies[len(hits.latencies) :]
+        fields = timed(calls["count"], calls["seconds"])
+        fields |= quantiles([us / 1e3 for us in calls["us"]])
+        fields |= {"wait_p99_ms": quantiles([ns / 1e6 for ns in waits])["p99_ms"]}
+        fields |= {"left": left, "grown_mb": rounded(grown)}
+        yield fields | costing(cpu, calls["count"] + watched) | taking(session)
+
+
+def recovery(session: Session, scale: float) -> Iterator[Fields]:
+    """W10, recovery: with 1,000,000 jobs waiting the server is killed (SIGKILL) and started again,
+    and its workers as soon as it takes connections: from the start of the server to the first start
+    of a handler, and the memory 5 s later."""
+    restart = session.broker.restart
+    if restart is None:
+        raise LeftOut("it has no server of its own to kill")
+    count = most(MANY, scale)
+    fill_many(session, count, 0)
+    at = restart()
+    with session.workers(session.lone_workers):
+        hits = session.await_all(1, START_S)
+        memory = session.memory_mb()
+        time.sleep(WATCH_S * scale)
+        grown = session.memory_mb() - memory
+        fields = {"n": count, "first_s": rounded((hits.first - at) / 1e9)}
+        yield fields | {"grown_mb": rounded(grown)} | taking(session)
+
+
 # Those of the second table run once: filling a million takes its time, and idleness varies little.
 EACH_ROUND: dict[str, Measure] = {"W1": bulk, "W2": single, "W3": drain, "W4": lone}
-ONCE: dict[str, Measure] = {"W5": backlog, "W6": deferred, "W7": idle}
+ONCE: dict[str, Measure] = {
+    "W5": backlog,
+    "W5-5M": backlog_5m,
+    "W6": deferred,
+    "W7": idle,
+    "W9": together,
+    "W10": recovery,
+}
 
 
 def most(count: int, scale: float) -> int:
@@ -148,6 +192,24 @@ def fill_many(session: Session, count: int, delay_s: int) -> None:
     if needed > MANY_S:
         raise LeftOut(f"to add {count:,} jobs would take {needed:.0f} s, more than {MANY_S:g}")
     fill(session, count - first["count"], MANY_S, delay_s)
+
+
+def _windows(session: Session, count: int, scale: float) -> Iterator[Fields]:
+    fill_many(session, count, 0)
+    with session.workers(session.system.program.workers):
+        last = session.await_all(1, START_S).at_first()
+        for _ in range(WINDOWS):
+            if last.count >= count:
+                break
+            before = session.served_seconds()
+            hits = session.wait(last.count + most(WINDOW, scale), WINDOW_S)
+            cpu = session.served_seconds() - before
+            if hits.count == last.count:
+                raise LeftOut(f"nothing ran for {WINDOW_S:g} s")
+            ran = hits.count - last.count
+            fields = timed(ran, (hits.last - last.last) / 1e9)
+            yield fields | costing(cpu, ran) | taking(session)
+            last = hits
 
 
 def timed(count: int, seconds: float) -> Fields:

@@ -8,6 +8,7 @@ const [ROLE] = process.argv.slice(2);
 
 const stamped = () => `T${process.hrtime.bigint()}.`.padEnd(99, "x");
 const now = () => Number(process.hrtime.bigint()) / 1e9;
+const sleep = (seconds) => new Promise((done) => setTimeout(done, 1e3 * seconds));
 
 // Client: { batch, setup?, bulkOf(count, delayS), one(data) }
 async function answer(client, question) {
@@ -17,6 +18,7 @@ async function answer(client, question) {
   }
   if (question.do === "bulk") return bulk(client, question);
   if (question.do === "call") return call(client, question);
+  if (question.do === "probe") return probe(client, question);
   if (question.do === "one") await client.one(stamped());
   return {};
 }
@@ -32,17 +34,37 @@ async function bulk(client, { count, seconds, delay_s }) {
   return { count: done, seconds: now() - start };
 }
 
-async function call(client, { callers, seconds }) {
+function* starts(caller, callers, seconds, rate) {
+  const begin = now();
+  let at = rate ? begin + caller / rate : begin;
+  for (let time; (time = now()) < begin + seconds && at < begin + seconds; ) {
+    yield rate ? [at, Math.max(0, at - time)] : [time, 0];
+    if (rate) at += callers / rate;
+  }
+}
+
+async function call(client, { callers, seconds, rate }) {
   const us = [];
   const begin = now();
-  const run = async () => {
-    for (let start; (start = now()) < begin + seconds; ) {
+  const run = async (_, caller) => {
+    for (const [start, wait] of starts(caller, callers, seconds, rate)) {
+      if (wait) await sleep(wait);
       await client.one(DATA);
       us.push(Math.round(1e6 * (now() - start)));
     }
   };
   await Promise.all(Array.from({ length: callers }, run));
   return { count: us.length, seconds: now() - begin, us };
+}
+
+async function probe(client, { seconds, each_s }) {
+  let count = 0;
+  for (const [, wait] of starts(0, 1, seconds, 1 / each_s)) {
+    await sleep(wait);
+    await client.one(stamped());
+    count += 1;
+  }
+  return { count };
 }
 
 async function serve(client) {

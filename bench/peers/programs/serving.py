@@ -5,8 +5,12 @@ calls of the queue's own client library is in the times that it answers with.
 
     {"do": "setup"}                                          {"version": "1.2.3"}
     {"do": "bulk", "count": N, "seconds": S, "delay_s": D}   {"count": N, "seconds": S}
-    {"do": "call", "callers": N, "seconds": S}               {"count": N, "seconds": S, "us": [...]}
+    {"do": "call", "callers": N, "seconds": S, "rate": R}    {"count": N, "seconds": S, "us": [...]}
+    {"do": "probe", "seconds": S, "each_s": S}               {"count": N}
     {"do": "one"}, {"do": "settle"}                          {}
+
+With a rate of 0 each caller sends the next job when its last was answered. With another one it is
+sent when its time has come, and its microseconds count from then.
 """
 
 from __future__ import annotations
@@ -18,7 +22,7 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from typing import Any
 
 from hits import stamped
@@ -26,6 +30,17 @@ from hits import stamped
 URL = os.environ["BENCH_URL"]
 DATA = "x" * 99
 ROLE = sys.argv[1] if len(sys.argv) > 1 else ""
+
+
+def starts(caller: int, callers: int, seconds: float, rate: float) -> Iterator[tuple[float, float]]:
+    """Yield when each job of a caller is to be sent, and how many seconds away that is."""
+    begin = at = time.perf_counter()
+    if rate:
+        at += caller / rate
+    while (now := time.perf_counter()) < begin + seconds and at < begin + seconds:
+        yield (at, max(0.0, at - now)) if rate else (now, 0.0)
+        if rate:
+            at += callers / rate
 
 
 class Client:
@@ -47,9 +62,8 @@ class Client:
     def one(self, data: str) -> None:
         raise NotImplementedError
 
-    def call(self, callers: int, seconds: float) -> tuple[float, list[float]]:
-        """Send jobs by so many callers, each the next one when its last was answered; return the
-        seconds of all and those of each."""
+    def call(self, callers: int, seconds: float, rate: float) -> tuple[float, list[float]]:
+        """Send jobs by so many callers; return the seconds of all and those of each."""
         raise NotImplementedError
 
     def version(self) -> str:
@@ -65,11 +79,22 @@ class Client:
         if do == "call":
             seconds, each = self.call(**question)
             return {"count": len(each), "seconds": seconds, "us": [round(1e6 * s) for s in each]}
+        if do == "probe":
+            return {"count": self.probe(**question)}
         if do == "one":
             self.one(stamped())
         elif do == "settle":
             self.settle()
         return {}
+
+    def probe(self, seconds: float, each_s: float) -> int:
+        """Send jobs that say when they were sent, one after the other."""
+        count = 0
+        for _, wait in starts(0, 1, seconds, 1 / each_s):
+            time.sleep(wait)
+            self.one(stamped())
+            count += 1
+        return count
 
     def bulk_until(self, count: int, seconds: float, delay_s: int) -> dict[str, Any]:
         done, start = 0, time.perf_counter()
@@ -87,20 +112,21 @@ class ThreadsClient(Client):
         """Return what sends one job, for a thread of its own."""
         raise NotImplementedError
 
-    def call(self, callers: int, seconds: float) -> tuple[float, list[float]]:
+    def call(self, callers: int, seconds: float, rate: float) -> tuple[float, list[float]]:
         each: list[float] = []
         ready = threading.Barrier(callers + 1)
 
-        def run() -> None:
+        def run(caller: int) -> None:
             send, mine = self.caller(), []
             ready.wait()
-            end = time.perf_counter() + seconds
-            while (start := time.perf_counter()) < end:
+            for start, wait in starts(caller, callers, seconds, rate):
+                if wait:
+                    time.sleep(wait)
                 send()
                 mine.append(time.perf_counter() - start)
             each.extend(mine)
 
-        threads = [threading.Thread(target=run) for _ in range(callers)]
+        threads = [threading.Thread(target=run, args=(caller,)) for caller in range(callers)]
         for thread in threads:
             thread.start()
         ready.wait()
@@ -132,21 +158,22 @@ class TasksClient(Client):
         """Return what sends one job, for so many callers."""
         raise NotImplementedError
 
-    def call(self, callers: int, seconds: float) -> tuple[float, list[float]]:
-        return self.wait(self._call(callers, seconds))
+    def call(self, callers: int, seconds: float, rate: float) -> tuple[float, list[float]]:
+        return self.wait(self._call(callers, seconds, rate))
 
-    async def _call(self, count: int, seconds: float) -> tuple[float, list[float]]:
+    async def _call(self, count: int, seconds: float, rate: float) -> tuple[float, list[float]]:
         each: list[float] = []
 
-        async def run(send: Callable[[], Awaitable[object]]) -> None:
-            while (start := time.perf_counter()) < end:
+        async def run(caller: int, send: Callable[[], Awaitable[object]]) -> None:
+            for start, wait in starts(caller, count, seconds, rate):
+                if wait:
+                    await asyncio.sleep(wait)
                 await send()
                 each.append(time.perf_counter() - start)
 
         sends = await self.callers(count)
         begin = time.perf_counter()
-        end = begin + seconds
-        await asyncio.gather(*(run(send) for send in sends))
+        await asyncio.gather(*(run(caller, send) for caller, send in enumerate(sends)))
         return time.perf_counter() - begin, each
 
 
