@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+import time
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -15,8 +16,9 @@ from slimq.core.bundle import Files, read_body, to_body
 from slimq.core.entry import lang_of
 from slimq.core.jobtype import EVERY_CLIENT, is_name
 from slimq.core.language import LANGUAGES
-from slimq.errors import NotFound, Refused, SlimqError, Unreachable
+from slimq.errors import NotFound, OperatorError, Refused, SlimqError, Unreachable
 
+RETRY_S = 2.0  # after a node could not take a function now
 OPTIONS = {"backoff": {"min": "100ms", "max": "2s"}}  # who mends a function waits for it
 
 _SUFFIXES = {suffix for language in LANGUAGES.values() for suffix in language.suffixes}
@@ -37,11 +39,15 @@ class Say(Protocol):
 class FunctionFolder:
     """Knows what was deployed of a folder. `say` gets what happens, by jobtype."""
 
-    def __init__(self, folder: Path, node: Caller, say: Say) -> None:
+    def __init__(
+        self, folder: Path, node: Caller, say: Say, now: Callable[[], float] = time.monotonic
+    ) -> None:
         self._folder = folder
         self._node = node
         self._say = say
+        self._now = now
         self._seen: dict[Path, Stamp] = {}
+        self._again: dict[Path, float] = {}  # when to try anew what could not be taken
         self._versions: dict[str, int] = {}
 
     def look(self) -> None:
@@ -51,9 +57,13 @@ class FunctionFolder:
             # Editors replace files: one that is gone for a moment must not take its versions.
             self._say(path.stem, f"{path.name} is gone; what was deployed goes on")
         for path, stamp in found.items():
-            if self._seen.get(path) != stamp:
-                self._deploy(path, found)
+            has_changed = self._seen.get(path) != stamp
+            if has_changed or self._is_due(path):
+                self._deploy(path, found, is_news=has_changed)
         self._seen = found
+
+    def _is_due(self, path: Path) -> bool:
+        return path in self._again and self._now() >= self._again[path]
 
     def _functions(self) -> Iterator[tuple[Path, Stamp]]:
         try:
@@ -67,9 +77,10 @@ class FunctionFolder:
         except OSError as error:  # it changed meanwhile: the next look sees more
             self._say("slimq", f"{self._folder}: {error.strerror}", is_bad=True)
 
-    def _deploy(self, path: Path, found: Iterable[Path]) -> None:
+    def _deploy(self, path: Path, found: Iterable[Path], *, is_news: bool) -> None:
         jobtype = _jobtype(path)
         names = [each.name for each in found if _jobtype(each) == jobtype]
+        self._again.pop(path, None)
         if len(names) > 1:
             self._say(jobtype, f"{' and '.join(names)}: rename all but one", is_bad=True)
             return
@@ -80,7 +91,11 @@ class FunctionFolder:
         except (SlimqError, click.UsageError) as error:
             goes_on = self._versions.get(jobtype)
             rest = f"; version {goes_on} goes on" if goes_on else ""
-            self._say(jobtype, _reason(error) + rest, is_bad=True)
+            if _passes(error):
+                self._again[path] = self._now() + RETRY_S
+                rest += f"; it is tried again every {RETRY_S:g} s"
+            if is_news or path not in self._again:
+                self._say(jobtype, _reason(error) + rest, is_bad=True)
 
     def _put(self, jobtype: str, files: Files) -> None:
         if not is_name(jobtype):
@@ -118,6 +133,11 @@ def _jobtype(path: Path) -> str:
 def _stamp(path: Path) -> tuple[str, int, int, int]:
     about = path.stat()
     return str(path), about.st_mtime_ns, about.st_size, about.st_ino
+
+
+def _passes(error: SlimqError | click.UsageError) -> bool:
+    """Return whether the node was at fault, and not the function."""
+    return isinstance(error, Refused) and error.extra.get("status") == OperatorError.status
 
 
 def _reason(error: SlimqError | click.UsageError) -> str:
