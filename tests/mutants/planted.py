@@ -48,6 +48,16 @@ PLANTED = [
         "A power cut takes what was accepted into a segment that exists already.",
     ),
     Planted(
+        "buffered_records_count_behind_a_gap",
+        "B2",
+        "journal/recovery.py",
+        "if found.orphans:",
+        "if found.orphans and disk is None:",
+        JOURNAL + "test_journal_gaps.py::"
+        "test_buffered_records_behind_a_gap_of_a_power_cut_do_not_count",
+        "A power cut takes a buffered job, and one that was accepted after it runs.",
+    ),
+    Planted(
         "no_fsync_of_a_new_segment",
         "B1",
         "journal/segment_file.py",
@@ -110,8 +120,8 @@ PLANTED = [
         "cut_at_an_error_in_the_middle",
         "A7",
         "journal/recovery.py",
-        "elif item.record and item.end == limit:",
-        "elif item.record:",
+        "if damage.record and damage.end == last.end:",
+        "if damage.record:",
         JOURNAL + "test_journal_damage.py::"
         "test_a_rotten_record_of_the_last_segment_is_quarantined_at_start",
         "One damaged record takes all that stand behind it.",

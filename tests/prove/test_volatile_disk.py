@@ -124,6 +124,8 @@ class Life:
         assert sorted(set(found)) == found, "in another order, or twice"
         assert set(must) <= set(found), "what was acknowledged is lost"
         assert set(found) <= {*self.safe, *self.soft, *self.maybe}, "never sent"
+        kept = set(found).intersection(self.soft)
+        assert kept == set(self.soft[: len(kept)]), "what is lost of the buffered is not the last"
         self.safe, self.soft, self.maybe = found, [], []
 
     def read(self) -> list[int]:

@@ -17,6 +17,10 @@ A segment is a file ``<number, 8 digits>.<nonce, 16 hex>.journal``, readable wit
 - ``previous_end`` is how many bytes of the segment ``previous`` were acknowledged. What
   lies behind them, and whole segments numbered between the two, was refused: it is never
   read, also when it could not be removed.
+- ``durable`` is how much of the segment was durable when the record was written. A disk
+  writes in any order: after a power cut a ``buffered`` record may be there, and one before
+  it not. Damage that no later record knows as durable may come of that, and then buffered
+  records behind it do not count: what was lost of them are the last ones.
 """
 
 from __future__ import annotations
@@ -54,6 +58,8 @@ class Header(msgspec.Struct, omit_defaults=True, gc=False):
     key: str = ""  # Idempotency-Key
     digest: str = ""  # of the body that came with the key
     trace: str = ""  # W3C traceparent
+    buffered: bool = False  # acknowledged before it was durable
+    durable: int = 0  # bytes of its segment that were durable when it was written
 
 
 class JobLine(msgspec.Struct, omit_defaults=True):

@@ -1,6 +1,10 @@
-"""What is done at start: the torn tail of the last segment is cut, and kept aside."""
+"""What is done at start: the torn tail of the last segment is cut, and kept aside. What was only
+buffered does not count behind what a power cut took."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
 
 from slimq.journal.folder import journal_name, remove_spools
 from slimq.journal.quarantine import Quarantine
@@ -8,7 +12,9 @@ from slimq.journal.record import Position
 from slimq.journal.scan import Damage, SegmentScan
 from slimq.journal.segments import Segment, find_segments
 from slimq.system.chance import Chance
-from slimq.system.disk import Disk
+from slimq.system.disk import Disk, write_all
+
+_STRUCK = b"-"  # instead of the first byte of a header line
 
 
 class Recovery:
@@ -68,7 +74,12 @@ def _drop_if_empty(
     last = recovery.segments[-1]
     file = disk.open(folder, last.name, write=True)
     try:
-        start = _torn_from(disk, file, last, quarantine, recovery)
+        found = _scan(disk, file, last)
+        if found.orphans:
+            _strike_out(disk, file, found.orphans)
+            found = _scan(disk, file, last)
+        recovery.records += found.records
+        start = _torn_from(file, last, found.damages, quarantine, recovery)
         if start is not None:
             _cut(disk, file, last, start, quarantine, recovery)
         if last.end:
@@ -81,20 +92,51 @@ def _drop_if_empty(
     return last.end == 0
 
 
+class _Found(NamedTuple):
+    """What a segment holds: how many intact records; `orphans` are where those of them start
+    that were buffered, and of which what came before may have been lost at a power cut."""
+
+    records: int
+    damages: list[Damage]
+    orphans: list[int]
+
+
+def _scan(disk: Disk, file: int, last: Segment) -> _Found:
+    records = durable = 0
+    damages: list[Damage] = []
+    behind: list[int] = []  # buffered records behind some damage
+    for item in SegmentScan(disk, file, last.nonce, last.end or 0).items(0):
+        if isinstance(item, Damage):
+            damages.append(item)
+            continue
+        records += 1
+        durable = max(durable, item.frame.header.durable)
+        if damages and item.frame.header.buffered:
+            behind.append(item.start)
+    gap = next((damage.start for damage in damages if damage.end > durable), last.end or 0)
+    return _Found(records, damages, [start for start in behind if start > gap])
+
+
+def _strike_out(disk: Disk, file: int, starts: list[int]) -> None:
+    """Make damage of records, for whoever reads this segment from now on."""
+    for start in starts:
+        write_all(disk, file, [_STRUCK], start)
+
+
 def _torn_from(
-    disk: Disk, file: int, last: Segment, quarantine: Quarantine | None, recovery: Recovery
+    file: int,
+    last: Segment,
+    damages: Sequence[Damage],
+    quarantine: Quarantine | None,
+    recovery: Recovery,
 ) -> int | None:
-    """Scan the last segment; return where its torn tail starts, or None."""
-    limit = last.end or 0
-    for item in SegmentScan(disk, file, last.nonce, limit).items(0):
-        if not isinstance(item, Damage):
-            recovery.records += 1
-        elif item.record and item.end == limit:
-            return item.start
-        else:
-            recovery.quarantined += 1
-            if quarantine is not None:
-                quarantine.keep(file, last.name, item.start, item.end)
+    """Return where the torn tail of the last segment starts, or None; keep other damage."""
+    for damage in damages:
+        if damage.record and damage.end == last.end:
+            return damage.start
+        recovery.quarantined += 1
+        if quarantine is not None:
+            quarantine.keep(file, last.name, damage.start, damage.end)
     return None
 
 

@@ -30,14 +30,16 @@ class SegmentFile:
         self._file = disk.create(folder, self.segment.name)
         self._line = encode_head(nonce, head)
 
-    def write(self, appends: Sequence[Append]) -> None:
-        """Write records behind what is there, and set their positions."""
+    def write(self, appends: Sequence[Append], *, buffered: bool = False) -> None:
+        """Write records behind what is there, and set their positions. They are `buffered`
+        when they may be acknowledged before the next sync."""
         number = self.segment.number
         parts: list[Buffer] = [] if self.written else [self._line]
         at = self.written
         offset = self.written or len(self._line)
         for append in appends:
             body = append.body
+            append.header.buffered, append.header.durable = buffered, self.synced
             line = encode_line(self._prefix, offset, body.length, body.crc, append.header)
             append.start = Position(number, offset)
             offset += len(line) + body.length + 1

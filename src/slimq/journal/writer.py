@@ -267,8 +267,9 @@ class JournalWriter:
         current = self._current
         if current is None or current.written >= self._segment_bytes:
             current = self._next_segment()
-        current.write(appends)
-        if all(append.durability == "buffered" for append in appends):
+        buffered = all(append.durability == "buffered" for append in appends)
+        current.write(appends, buffered=buffered)
+        if buffered:
             self._owed += tuple(appends)
         else:
             self._sync(current, appends)
