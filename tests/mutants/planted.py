@@ -154,6 +154,26 @@ PLANTED = [
         "test_segments_are_swept_when_they_have_been_behind_for_long_enough",
         "A store that fell back to its replica cannot be healed.",
     ),
+    Planted(
+        "room_is_taken_for_a_torn_record",
+        "A7",
+        "journal/segments.py",
+        "segment.size, segment.end = facts.size, _written(disk, file, facts.size)",
+        "segment.size = segment.end = facts.size",
+        JOURNAL + "test_journal_room.py::"
+        "test_a_killed_node_finds_all_records_and_takes_the_room_for_nothing",
+        "Every kill looks like damage, and leaves megabytes of zeros to an expert.",
+    ),
+    Planted(
+        "room_is_laid_out_over_what_is_written",
+        "A7",
+        "journal/segment_file.py",
+        "at = max(self._laid_out, self.written)",
+        "at = self._laid_out",
+        JOURNAL + "test_journal_room.py::"
+        "test_what_is_appended_into_room_is_read_and_makes_the_file_no_longer",
+        "Zeros are written over records that were acknowledged.",
+    ),
     # Accepting.
     Planted(
         "answer_for_what_is_only_buffered",

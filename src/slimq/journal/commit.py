@@ -9,6 +9,7 @@ from slimq.core.limits import (
     BUFFERED_FSYNC_S,
     GROUP_BYTES_MAX,
     GROUP_RECORDS_MAX,
+    LAY_OUT_AFTER_MS,
     PROBE_INTERVAL_S,
 )
 from slimq.errors import ShuttingDown
@@ -69,14 +70,17 @@ class GroupCommit:
         if group:
             self._writer.commit(group)
             self._deliver(group)
+        if more and self._queue.empty():
+            self._writer.lay_out(quiet=not group)
         self._tend()
         return more
 
     def patience_s(self) -> float:
         """Return for how long nothing is due, unless something is submitted."""
-        if self._due_at is None:  # the writer may refuse from the start, or for the store
-            return self._probe_ms / 1000
-        return max(0.0, (self._due_at - self._clock.boot_ms()) / 1000)
+        wait_ms = self._probe_ms  # the writer may refuse from the start, or for the store
+        if self._due_at is not None:
+            wait_ms = max(0.0, self._due_at - self._clock.boot_ms())
+        return min(wait_ms, LAY_OUT_AFTER_MS if self._writer.wants_room else wait_ms) / 1000
 
     def close(self) -> None:
         """Let `run` finish what is queued, and return."""

@@ -82,6 +82,9 @@ def _drop_if_empty(
         start = _torn_from(file, last, found.damages, quarantine, recovery)
         if start is not None:
             _cut(disk, file, last, start, quarantine, recovery)
+        elif last.size != last.end:  # room that was laid out
+            disk.truncate(file, last.end or 0)
+            last.size = last.end or 0
         if last.end:
             disk.fsync(file)
     finally:

@@ -6,16 +6,18 @@ import re
 from collections.abc import Sequence
 from typing import Protocol
 
+from slimq.core.limits import KIB
 from slimq.journal.index import PendingIndex
 from slimq.journal.quarantine import Quarantine
 from slimq.journal.record import HEADER_LINE_MAX, Header, Position, SegmentHead, parse_head
 from slimq.system.disk import Disk, read_all
 
+_BLOCK = 64 * KIB
 _NAME = re.compile(r"([0-9]{8,})\.([0-9a-f]{16})\.journal", re.ASCII)
 
 
 class Segment:
-    """One file. `end` is the length that counts; None while it is still appended to.
+    """One file of `size` bytes. `end` is how much of it counts; None while it is appended to.
     `head` is None when the first line is damaged. `written_at` is wall time, ms; `over_at`
     boot time: since when it is known that all of it is stored, None while it is not."""
 
@@ -74,6 +76,16 @@ class Found:
         self.void = void
 
 
+def note_over(segments: Sequence[Segment], end: Position, behind: Position, now: int) -> None:
+    """Note of each segment of a journal up to `end` since when all of it is before `behind`."""
+    for segment in segments:
+        until = end if segment.end is None else Position(segment.number, segment.end)
+        if until > behind:  # also again: the store fell back
+            segment.over_at = None
+        elif segment.over_at is None:
+            segment.over_at = now
+
+
 def find_segments(disk: Disk, folder: int) -> Found:
     """Look at the segment files of a folder and their first lines. Raises OSError."""
     matches = filter(None, map(_NAME.fullmatch, disk.names(folder)))
@@ -91,12 +103,24 @@ def _look(disk: Disk, folder: int, segment: Segment) -> None:
     try:
         facts = disk.facts(file)
         first = read_all(disk, file, min(HEADER_LINE_MAX, facts.size), 0)
+        segment.size, segment.end = facts.size, _written(disk, file, facts.size)
     finally:
         disk.close(file)
-    segment.size = segment.end = facts.size
     segment.written_at = facts.modified_ms
     line, newline, _ = first.partition(b"\n")
     segment.head = parse_head(line, segment.nonce) if newline else None
+
+
+def _written(disk: Disk, file: int, size: int) -> int:
+    """Return how much of a file is before the room that its writer had laid out, if it was
+    killed: zeros, with which no record ends."""
+    while size:
+        start = max(0, size - _BLOCK)
+        written = read_all(disk, file, size - start, start).rstrip(b"\0")
+        if written:
+            return start + len(written)
+        size = start
+    return 0
 
 
 def _apply_heads(segments: list[Segment]) -> Found:

@@ -28,8 +28,9 @@ from slimq.journal.quarantine import Quarantine
 from slimq.journal.record import NONCE_BYTES, Header, Position, SegmentHead
 from slimq.journal.recovery import Recovery, recover
 from slimq.journal.reserve import Reserve
+from slimq.journal.room import Room
 from slimq.journal.segment_file import SegmentFile
-from slimq.journal.segments import Segment
+from slimq.journal.segments import Segment, note_over
 from slimq.system.chance import Chance
 from slimq.system.clock import Clock
 from slimq.system.disk import Disk
@@ -40,7 +41,7 @@ _FAILED = "the journal could not be written"
 class JournalWriter:
     """The one writer of a journal folder. It is a JournalView.
 
-    `commit`, `sync`, `probe` and `close` belong to one thread. `end`, `segments`,
+    `commit`, `sync`, `lay_out`, `probe` and `close` belong to one thread. `end`, `segments`,
     `refusal`, `unsynced` and `sweep` may be used from others.
     """
 
@@ -73,6 +74,7 @@ class JournalWriter:
         self._reserve = Reserve(disk, -1, 0)
         self._owed: tuple[Append, ...] = ()  # acknowledged as buffered, not yet durable
         self._leftovers: list[str] = []  # files of refused groups that are still there
+        self._room = Room()
         self._refusal: SlimqError | None = None
         self._writing_since: int | None = None  # ms since boot
         self._lock = threading.Lock()
@@ -133,6 +135,21 @@ class JournalWriter:
                 except OSError:
                     self._append_anew(())  # or `probe` will
 
+    @property
+    def wants_room(self) -> bool:
+        """Whether `lay_out` has something to do in silence."""
+        return self._room.is_lacking and not self._owed and self._refusal is None
+
+    def lay_out(self, *, quiet: bool) -> None:
+        """Lay out some room: for a few ms in silence, less when the next group may come soon."""
+        if self._current is not None and self.wants_room:
+            with self._writing():
+                try:
+                    spare = self.disk.free_bytes(self.folder) - 2 * self._reserve_bytes
+                    self._room.lay_out(self._current, spare, quiet=quiet)
+                except OSError:
+                    self._append_anew(())  # or `probe` will
+
     def probe(self) -> None:
         """While appends are refused: try to end that, with a new segment and a new reserve."""
         if self._refusal is None:
@@ -170,7 +187,7 @@ class JournalWriter:
         """
         swept = 0
         now = self._clock.boot_ms()
-        self._note_over(behind, now)
+        note_over(self.segments, self.end, behind, now)
         for segment in self.segments[:-1]:
             if segment.over_at is None or segment.over_at > now - retain_ms:
                 break
@@ -210,7 +227,7 @@ class JournalWriter:
         if self._owed:
             self._append_anew(())
         if self._current is not None:
-            self._current.close()
+            self._seal(self._current)
             self._current = None
         if self._held is not None:
             self._held.release()
@@ -223,14 +240,6 @@ class JournalWriter:
             yield
         finally:
             self._writing_since = None
-
-    def _note_over(self, behind: Position, now: int) -> None:
-        for segment in self.segments:
-            end = self.end if segment.end is None else Position(segment.number, segment.end)
-            if end > behind:  # also again: the store fell back
-                segment.over_at = None
-            elif segment.over_at is None:
-                segment.over_at = now
 
     def _recover(self, folder: int) -> Recovery:
         recovery = recover(self.disk, folder, self.quarantine, self._chance)
@@ -268,7 +277,8 @@ class JournalWriter:
         if current is None or current.written >= self._segment_bytes:
             current = self._next_segment()
         buffered = all(append.durability == "buffered" for append in appends)
-        current.write(appends, buffered=buffered)
+        length = current.write(appends, buffered=buffered)
+        self._room.appended(current, length, self._segment_bytes)
         if buffered:
             self._owed += tuple(appends)
         else:
@@ -359,6 +369,8 @@ class JournalWriter:
         try:
             if cut:
                 file.cut()
+            elif file.room:
+                file.trim()
             file.close()
         except OSError:
             pass  # the head of the next segment says where this one ends
