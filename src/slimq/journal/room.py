@@ -42,6 +42,8 @@ class Room:
         step = self._step(file, lacking, quiet)
         if step:
             file.lay_out(step)
+            if quiet:
+                file.sync()  # else the next group's sync is for both
         self._lacking = lacking - step
         if self._lacking <= 0:
             self._burst = 0

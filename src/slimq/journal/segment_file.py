@@ -19,7 +19,7 @@ class SegmentFile:
     only be abandoned: what a failed fsync did not write, a second one does not either.
 
     `written` is how much of it counts, `synced` how much of that is durable. Behind that
-    there is `room`: zeros, which are durable and part of no record.
+    there is `room`: zeros, which are part of no record.
     """
 
     def __init__(self, disk: Disk, folder: int, nonce: str, head: SegmentHead) -> None:
@@ -80,7 +80,6 @@ class SegmentFile:
         at = max(self._laid_out, self.written)
         count, rest = divmod(size, len(_ZEROS))
         self._laid_out = write_all(self._disk, self._file, [*[_ZEROS] * count, _ZEROS[:rest]], at)
-        self.sync()
 
     def trim(self) -> None:
         """Give the room back."""
