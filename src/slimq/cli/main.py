@@ -18,7 +18,7 @@ from typing import Any
 import click
 
 from slimq import __version__
-from slimq.cli.output import flush_or_drop, print_failure
+from slimq.cli.output import flush_or_drop, open_closed_streams, print_failure
 from slimq.errors import SlimqError
 
 READER_GONE = 141  # as shells say it: 128 + SIGPIPE
@@ -85,6 +85,7 @@ def slimq() -> None:
 
 def main() -> None:
     """Run the command that `sys.argv` says, and exit with its code."""
+    open_closed_streams()
     code = run(sys.argv[1:])
     for stream in (sys.stdout, sys.stderr):
         flush_or_drop(stream)

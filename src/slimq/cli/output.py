@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any, TextIO
@@ -18,6 +19,7 @@ from slimq.errors import SlimqError, StartError
 
 UNEXPECTED = 1
 _CELL_MAX = 60
+_STDERR = 2  # the last of the standard streams
 _UNITS = ((1 << 40, "TiB"), (1 << 30, "GiB"), (1 << 20, "MiB"), (1 << 10, "KiB"))
 
 json_option: Callable[..., Any] = click.option(
@@ -122,6 +124,18 @@ def duration_text(ms: float) -> str:
         return f"{minutes} min {seconds} s"
     hours, minutes = divmod(minutes, 60)
     return f"{hours} h {minutes} min" if hours < 48 else f"{hours // 24} d {hours % 24} h"
+
+
+def open_closed_streams() -> None:
+    """Make standard streams that were closed (`slimq serve >&-`) go to nowhere. Python has None
+    in place of them; and the next file that is opened would get their number, and be written
+    into by whatever has something to say."""
+    while (nowhere := os.open(os.devnull, os.O_RDWR)) <= _STDERR:
+        os.set_inheritable(nowhere, True)
+    os.close(nowhere)
+    for number, (name, mode) in enumerate((("stdin", "r"), ("stdout", "w"), ("stderr", "w"))):
+        if getattr(sys, name) is None:
+            setattr(sys, name, os.fdopen(number, mode, closefd=False))
 
 
 def flush_or_drop(stream: TextIO) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import http.client
 import io
 import json
 import os
@@ -11,6 +12,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -150,3 +152,42 @@ def test_the_banner_shows_no_control_characters_of_a_path(tmp_path: Path) -> Non
     config = load({"data.path": str(tmp_path)}, {}, tmp_path)
     show_banner(stream, "http://127.0.0.1:3001", config)
     assert all(line.isprintable() for line in stream.getvalue().split("\n"))
+
+
+@pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
+def test_a_node_whose_streams_are_closed_runs_and_writes_into_no_file_of_its_own(
+    tmp_path: Path, closed: str
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+    words = f'exec "$0" -m slimq serve --data data --port {port} {closed}'
+    with subprocess.Popen(
+        ["/bin/sh", "-c", words, sys.executable],
+        cwd=tmp_path,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    ) as process:
+        try:
+            node = connect(port)
+            streams = {Path(f"/proc/{process.pid}/fd/{number}").readlink() for number in range(3)}
+            node.request("POST", "/quit")
+            assert node.getresponse().status == 200
+            node.close()
+            assert process.wait(TIMEOUT_S) == 0
+        finally:
+            process.kill()
+    assert streams == {Path(os.devnull)}
+
+
+def connect(port: int) -> http.client.HTTPConnection:
+    """Return a connection to a node as soon as it listens."""
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=TIMEOUT_S)
+    end = time.monotonic() + TIMEOUT_S
+    while connection.sock is None:
+        try:
+            connection.connect()
+        except ConnectionRefusedError:
+            assert time.monotonic() < end, "it does not listen"
+            time.sleep(0.05)
+    return connection
