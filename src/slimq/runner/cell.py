@@ -58,11 +58,22 @@ class Cell(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def python_folders(python: Path) -> tuple[str, ...]:
-    """Return what an interpreter needs to be readable: its virtualenv, and its own prefix."""
-    own = python.resolve().parent.parent
-    link = python.absolute().parent.parent
-    folders = {str(own)} | ({str(link)} if (link / "pyvenv.cfg").exists() else set())
-    return outside_system(folders)
+    """Return what an interpreter needs to be readable: its virtualenv, and the prefix of the one
+    that this was made of, by a link to it or (``--copies``) with a copy of it."""
+    own, link = python.resolve().parent.parent, python.absolute().parent.parent
+    folders = {own, *(Path(home).parent for home in _homes(own))}
+    if (link / "pyvenv.cfg").exists():
+        folders |= {link}
+    return outside_system(map(str, folders))
+
+
+def _homes(prefix: Path) -> Iterator[str]:
+    """Yield where the interpreter lies that a virtualenv was made of."""
+    config = prefix / "pyvenv.cfg"
+    for line in config.read_text().splitlines() if config.exists() else ():
+        name, _, value = line.partition("=")
+        if name.strip().lower() == "home":
+            yield value.strip()
 
 
 def outside_system(folders: Iterable[str]) -> tuple[str, ...]:

@@ -140,3 +140,16 @@ def test_an_interpreter_needs_its_virtualenv_and_its_own_prefix(tmp_path: Path) 
     (venv / "pyvenv.cfg").write_text("")
     assert python_folders(venv / "bin" / "python") == (str(own), str(venv))
     assert python_of("root")
+
+
+def test_a_virtualenv_with_a_copy_of_the_interpreter_needs_what_it_was_made_of(
+    tmp_path: Path,
+) -> None:
+    own, venv = tmp_path / "own", tmp_path / "venv"
+    for folder in (own, venv):
+        (folder / "bin").mkdir(parents=True)
+    (venv / "bin" / "python").write_text("")
+    (venv / "pyvenv.cfg").write_text(f"home = {own}/bin\nversion = 3.12.1\n")
+    assert python_folders(venv / "bin" / "python") == (str(own), str(venv))
+    (venv / "pyvenv.cfg").write_text("Home=/usr/bin\n")
+    assert python_folders(venv / "bin" / "python") == (str(venv),)
