@@ -19,6 +19,7 @@ from __future__ import annotations
 import fcntl
 import os
 import shutil
+import stat
 import sys
 import tempfile
 import zlib
@@ -44,11 +45,21 @@ _FIRST_FD = 100  # above those of any protocol
 _NOBODY = 65534
 _UIDS = range(2_000_000_000, 2_100_000_000)  # that no distribution gives out, nor systemd
 _OWN_PROCESSES = 3  # of the launch itself, in the same group
+_ENTER = stat.S_IROTH | stat.S_IXOTH
 _JOIN = 'while [ "$1" != -- ]; do echo 0 > "$1" || exit 125; shift; done; shift; exec "$@"'
 
 
 class NoSandbox(OSError):
     """This machine has no sandbox to offer: functions do not run, whatever they would do."""
+
+
+class NotReadable(NoSandbox):
+    """What a sandbox must show is hidden from the users that functions run as."""
+
+    def __init__(self, path: str) -> None:
+        self.why = f"{path} is not readable by all, and functions run as users of their own"
+        self.advice = f"chmod -R go+rX {path}, or install it again with umask 022"
+        super().__init__(f"{self.why}: {self.advice}")
 
 
 class Limits:
@@ -136,10 +147,12 @@ class Sandbox:
 
     def launch(self, command: Sequence[str], cell: Cell) -> Launch:
         """Return the command that runs `command` (a path and its arguments) in a cell.
-        Raises NoSandbox when there can be none, OSError when the machine is short of
-        something."""
+        Raises NoSandbox when there can be none, NotReadable, and OSError when the machine is
+        short of something."""
         if self._refusal:
             raise NoSandbox(self._refusal)
+        if self.as_root and not self.unsafe:
+            _check_readable((str(_CONFINE.parent), *self._launcher, *cell.readable))
         limits, descriptors = Limits(self.groups), list[int]()
         try:
             return self._launch(command, cell, limits, descriptors)
@@ -241,6 +254,16 @@ class Sandbox:
         """As root, a user for each client; else, and where there are few users, nobody."""
         own = _UIDS[zlib.crc32(cell.client.encode()) % len(_UIDS)]
         return own if self.as_root and _has_user(own) else _NOBODY
+
+
+def _check_readable(paths: Iterable[str]) -> None:
+    """As root a function is another user than the owner of what it needs. Raises NotReadable,
+    instead of what an interpreter says that does not find its library."""
+    for path in filter(os.path.exists, paths):  # bubblewrap says what is not there
+        mode = Path(path).stat().st_mode
+        wanted = _ENTER if stat.S_ISDIR(mode) else stat.S_IROTH
+        if mode & wanted != wanted:
+            raise NotReadable(path)
 
 
 def _has_user(uid: int, path: Path = Path("/proc/self/uid_map")) -> bool:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from slimq.runner.cell import Cell
-from slimq.runner.sandbox import NoSandbox, Sandbox
+from slimq.runner.sandbox import NoSandbox, NotReadable, Sandbox
 from slimq.runner.seccomp import ARCHITECTURES
 
 BWRAP_MIN = (0, 8)  # Debian 12, Ubuntu 24.04: --size, --perms, --disable-userns
@@ -61,6 +61,8 @@ def _examine(sandbox: Sandbox) -> Level:
         return missing
     try:
         shown = _status_inside(sandbox)
+    except NotReadable as error:
+        return _none(error.why, error.advice)
     except (OSError, subprocess.SubprocessError) as error:
         return _none(str(error), how_to_mend(_PROC_SYS))
     wrong = [name for name, value in _HELD.items() if shown.get(name) != value]

@@ -8,7 +8,7 @@ import pytest
 
 from sandbox_kit import NoGroups, folders_of, need_user, python_of
 from slimq.runner.cell import Cell, python_folders
-from slimq.runner.sandbox import NoSandbox, Sandbox
+from slimq.runner.sandbox import NoSandbox, NotReadable, Sandbox
 from slimq.runner.sandbox_probe import examine, how_to_mend
 from slimq.system.cgroup import ControlGroups
 
@@ -153,3 +153,24 @@ def test_a_virtualenv_with_a_copy_of_the_interpreter_needs_what_it_was_made_of(
     assert python_folders(venv / "bin" / "python") == (str(own), str(venv))
     (venv / "pyvenv.cfg").write_text("Home=/usr/bin\n")
     assert python_folders(venv / "bin" / "python") == (str(venv),)
+
+
+def test_what_root_shows_must_be_readable_by_all_and_is_named_else(tmp_path: Path) -> None:
+    need_user("root")
+    hidden = tmp_path / "packages"
+    hidden.mkdir(mode=0o700)
+    sandbox = Sandbox(ControlGroups())
+    with pytest.raises(NotReadable, match=f"{hidden} is not readable by all.*go.rX {hidden}"):
+        sandbox.launch(["/bin/true"], Cell(client="acme", readable=(str(hidden),)))
+
+
+def test_an_interpreter_that_only_root_may_read_is_no_sandbox(tmp_path: Path) -> None:
+    need_user("root")
+    prefix = tmp_path / "own"
+    (prefix / "bin").mkdir(parents=True)
+    (prefix / "bin" / "python3").write_text("")
+    prefix.chmod(0o700)
+    level = examine(Sandbox(ControlGroups(), python=prefix / "bin" / "python3"))
+    assert not level.ready
+    assert level.lacking.startswith(f"{prefix} is not readable by all")
+    assert level.advice.startswith(f"chmod -R go+rX {prefix}")
