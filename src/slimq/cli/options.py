@@ -13,7 +13,8 @@ import click
 from slimq.cli.caller import Caller
 from slimq.config import DEFAULT_FOLDER, SANDBOX_OFF, Config, load
 from slimq.core.jobtype import DEFAULT_CLIENT, EVERY_CLIENT
-from slimq.core.limits import LIST_MAX
+from slimq.core.limits import LIST_MAX, STORE_PATH_MAX
+from slimq.errors import ConfigError
 
 Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
 
@@ -133,4 +134,23 @@ def load_config(given: Mapping[str, Any]) -> Config:
         "server.roles": given["role"],
         "functions.sandbox": SANDBOX_OFF if given["unsafe_no_sandbox"] else None,
     }
-    return load(flags, os.environ, given["folder"] or DEFAULT_FOLDER, given["env"])
+    config = load(flags, os.environ, given["folder"] or DEFAULT_FOLDER, given["env"])
+    _check_place(config)
+    return config
+
+
+def _check_place(config: Config) -> None:
+    """A data folder is shown in JSON, interpreters load functions of it by URLs, and SQLite takes
+    no long path: of where we are the settings know nothing. Raises ConfigError."""
+    choose = "choose another folder with --data, or change to one"
+    try:
+        place, store = str(Path(config.data.path).absolute()), config.store_path.absolute()
+        place.encode()
+    except UnicodeEncodeError:
+        raise ConfigError(f"data.path: {place!a} is no path in UTF-8: {choose}") from None
+    except FileNotFoundError:
+        raise ConfigError(f"data.path: the current folder is gone: {choose}") from None
+    size = len(os.fsencode(store))
+    if size > STORE_PATH_MAX and not config.store.url:
+        rule = f"its path has {size} bytes, and SQLite takes {STORE_PATH_MAX}"
+        raise ConfigError(f"the store {store}: {rule}: {choose}")

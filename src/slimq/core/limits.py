@@ -52,6 +52,7 @@ LIST_MAX = 1_000  # jobs or types in one page of a list
 INVOKE_LINES_MAX = 1_000  # jobs of one try of a handler: a look, not a load
 INVOKES_MAX = 8  # tries at a time: they pass the slots by
 READY_MAX = 10_000  # ready jobs of a type that are counted for a scaler; milliseconds of work
+STORE_PATH_MAX = 500  # bytes: SQLite takes 512, and appends its own names
 QUERY_SECONDS_MAX = 2.0  # a question to the store that takes longer is refused
 IDEMPOTENCY_WINDOW_MS = 24 * 3600 * 1000  # the spec's window
 IDEMPOTENCY_KEY_MAX = 255  # bytes; the longest key that common clients send

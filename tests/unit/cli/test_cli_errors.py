@@ -233,3 +233,47 @@ def test_a_short_command_starts_without_what_only_a_node_needs() -> None:
         [sys.executable, "-c", code], capture_output=True, text=True, env=os.environ, timeout=60
     )
     assert ended.stdout == "[]\n"
+
+
+@pytest.mark.parametrize("command", ["serve", "dev", "config show"])
+def test_a_data_folder_whose_path_is_no_unicode_is_refused(tmp_path: Path, command: str) -> None:
+    folder = os.fsencode(tmp_path) + b"/caf\xe9"
+    os.mkdir(folder)  # noqa: PTH102  its name is bytes
+    code, err = run_in(folder, command)
+    assert code == 2
+    assert "caf\\udce9/.slimq' is no path in UTF-8: choose another folder with --data" in err
+
+
+def test_where_the_current_folder_is_gone_no_data_folder_is_made(tmp_path: Path) -> None:
+    (tmp_path / "gone").mkdir()
+    code, err = run_in(tmp_path / "gone", "serve", before="rmdir ../gone")
+    assert code == 2
+    assert err == (
+        "slimq: data.path: the current folder is gone: choose another folder with --data, "
+        "or change to one\n"
+    )
+
+
+def test_a_store_whose_path_is_longer_than_sqlite_takes_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path.joinpath("x" * 250, "y" * 250)
+    assert run(["serve", "--port", "0", "--data", str(folder)]) == 2
+    size = len(str(folder / "store.db"))
+    said = capsys.readouterr().err
+    assert f"its path has {size} bytes, and SQLite takes 500: choose another folder" in said
+    assert not (tmp_path / ("x" * 250)).exists()
+
+
+def run_in(folder: Path | bytes, command: str, before: str = "true") -> tuple[int, str]:
+    words = f'{before} && exec "$0" -m slimq {command}'
+    done = subprocess.run(
+        ["/bin/sh", "-c", words, sys.executable],
+        cwd=folder,
+        env={**os.environ, "SLIMQ_SERVER__PORT": "0", "PYTHONUTF8": "1"},
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+    )
+    return done.returncode, done.stderr
