@@ -21,6 +21,7 @@ from pathlib import Path
 
 from slimq.api.server import listen_beside
 from slimq.config import NODES, Config
+from slimq.errors import FolderUnusable
 from slimq.system.clock import Clock
 from slimq.system.fork import Body, Forks, Heard, Parent
 from slimq.system.log import EventLog
@@ -34,9 +35,14 @@ Work = Callable[[Config, socket.socket | None], Body]
 
 
 def left_over(config: Config) -> list[int]:
-    """Return the numbers of workers that there are no more, and whose journals are there."""
-    journals = Path(config.data.path, NODES).glob("*/journal")
-    names = [path.parent.name for path in journals if any(path.glob("*.journal"))]
+    """Return the numbers of workers that there are no more, and whose journals are there. Raises
+    FolderUnusable where one may not look."""
+    nodes = Path(config.data.path, NODES)
+    try:
+        journals = [path for path in nodes.glob("*/journal") if any(path.glob("*.journal"))]
+    except OSError as error:
+        raise FolderUnusable(f"{nodes} cannot be read: {error.strerror}") from error
+    names = [path.parent.name for path in journals]
     numbers = [int(name) for name in names if name.isascii() and name.isdecimal()]
     return sorted(number for number in numbers if number > config.server.workers)
 

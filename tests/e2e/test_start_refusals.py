@@ -94,6 +94,30 @@ def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path, inside: str) -
         assert node.quit() == 0
 
 
+def test_a_folder_in_another_ones_that_may_not_be_entered_is_named(tmp_path: Path) -> None:
+    closed = tmp_path / "closed"
+    closed.mkdir()
+    data = closed / "data"
+    closed.chmod(0)
+    try:
+        refusal = refused_start(tmp_path, data=data, prefix=bound_by_modes())
+        doctor = slimq("doctor", "--data", str(data))
+        version = slimq("db", "version", "--store", str(data / "store.db"))
+    finally:
+        closed.chmod(0o700)
+    assert refusal.code == 4
+    assert refusal.line == f"slimq: {data}/nodes cannot be read: Permission denied\n"
+    assert (doctor.returncode, doctor.stderr) == (1, "")
+    assert f"fail  data folder  {data}: Permission denied" in doctor.stdout
+    assert (version.returncode, version.stdout) == (1, "")
+    assert re.fullmatch(rf"slimq: the store {data}/store.db cannot .* denied.*\n", version.stderr)
+
+
+def slimq(*words: str) -> subprocess.CompletedProcess[str]:
+    command = [*bound_by_modes(), sys.executable, "-m", "slimq", *words]
+    return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+
+
 def test_a_data_folder_that_cannot_be_written_although_its_journal_can_is_named(
     tmp_path: Path,
 ) -> None:

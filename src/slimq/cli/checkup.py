@@ -140,7 +140,7 @@ def file_system(store: Path, mounts: str) -> Check:
 
 def journal(path: Path) -> Check:
     """Read the whole journal; it may be beside a running node."""
-    if not path.exists():
+    if _is_missing(path):
         return Check("journal", "ok", "will be made at the first start")
     try:
         segments = check_folder(path, SystemDisk())
@@ -159,7 +159,7 @@ def store(path: Path) -> Check:
     """Read the store as it is. The driver is used directly, because the doctor must come
     through where a node would refuse to start."""
     shown = printable(str(path))
-    if not path.exists():
+    if _is_missing(path):
         return Check("store", "ok", f"{shown} will be made at the first start")
     try:
         connection = apsw.Connection(str(path), flags=apsw.SQLITE_OPEN_READONLY)
@@ -221,6 +221,17 @@ def clock(path: Path, ours: Clock) -> Check:
 def existing(path: Path) -> Path:
     """Return the folder that is, or will hold, `path`."""
     place = path.absolute()
-    while not place.is_dir():
+    while not os.path.isdir(place):  # noqa: PTH112  Path.is_dir raises where one may not look
         place = place.parent
     return place
+
+
+def _is_missing(path: Path) -> bool:
+    """Whether nothing is there. Where one may not look something may be: to open it says so."""
+    try:
+        path.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        return True
+    except OSError:
+        return False
+    return False

@@ -89,16 +89,16 @@ def open_end(place: Place) -> End:
 
 
 def _look_at_file(place: Place) -> Schema:
-    if not place.path.exists():
-        return Schema()
     try:
+        if not place.path.exists():
+            return Schema()
         db = apsw.Connection(str(place.path), flags=apsw.SQLITE_OPEN_READONLY)
         try:
             db.set_busy_timeout(BUSY_MS)
             return sqlite_schema.look(db)
         finally:
             db.close()
-    except (apsw.Error, StoreUnavailable) as error:
+    except (OSError, apsw.Error, StoreUnavailable) as error:
         raise StoreUnavailable(f"the store {place.shown} cannot be used: {error}") from error
 
 
