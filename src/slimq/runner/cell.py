@@ -81,10 +81,12 @@ def outside_system(folders: Iterable[str]) -> tuple[str, ...]:
     return tuple(sorted(folder for folder in folders if not _of_system(folder)))
 
 
-def interpreter_folders(program: Path) -> tuple[str, ...]:
-    """Return what a program needs to be readable that was installed as ``<prefix>/bin/program``."""
-    prefix = str(program.parent.parent)
-    return () if _of_system(prefix) else (prefix,)
+def program_files(program: Path) -> tuple[str, ...]:
+    """Return what a program needs to be readable: itself, and the libraries that were installed
+    with it. Not all of its prefix, which is somebody's home where it lies in ``~/bin``."""
+    libraries = program.parent.parent / "lib"
+    needed = [str(program), *([str(libraries)] if libraries.is_dir() else [])]
+    return outside_system(needed)
 
 
 def mounts(readable: Iterable[str], passwd: int) -> Iterator[str]:

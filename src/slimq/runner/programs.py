@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from slimq.core.limits import MIB
-from slimq.runner.cell import interpreter_folders, python_folders
+from slimq.runner.cell import program_files, python_folders
 
 _HOST = Path(__file__).parent / "host"
 _SCRIPT_HOST = _HOST / "script_context" / "main.mjs"
@@ -115,7 +115,7 @@ def _node(search_path: str | None) -> Program | Missing:
     flags = ("--max-old-space-size={memory_mb}", "--disable-warning=MODULE_TYPELESS_PACKAGE_JSON")
     return Program(
         (str(node), *flags, str(_SCRIPT_HOST)),
-        (*interpreter_folders(node), str(_HOST)),
+        (*program_files(node), str(_HOST)),
         oldest=_NODE_OLDEST,
         advice=_NODE_ADVICE,
     )

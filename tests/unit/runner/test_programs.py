@@ -39,12 +39,25 @@ def test_an_interpreter_that_is_missing_is_told_with_the_way_to_get_it(tmp_path:
 def test_what_is_found_is_readable_and_gets_the_memory_of_the_context(tmp_path: Path) -> None:
     (tmp_path / "bin").mkdir()
     program = node_of(tmp_path / "bin", "echo v20.19.0")
-    assert str(tmp_path) in program.readable
+    assert program.readable[0] == str(tmp_path / "bin" / "node")
     assert program.words(256 << 20)[:2] == [
         str(tmp_path / "bin" / "node"),
         "--max-old-space-size=256",
     ]
     assert version_of(program) == "20.19.0"
+
+
+def test_what_lies_beside_an_interpreter_is_not_shown_but_for_its_libraries(
+    tmp_path: Path,
+) -> None:
+    home = tmp_path / "home"
+    for name in ("bin", "lib", ".ssh"):
+        (home / name).mkdir(parents=True)
+    program = node_of(home / "bin", "echo v20.19.0")
+    assert [path for path in program.readable if path.startswith(str(home))] == [
+        str(home / "bin" / "node"),
+        str(home / "lib"),
+    ]
 
 
 @pytest.mark.parametrize(
