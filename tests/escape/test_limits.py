@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import resource
 import uuid
 
 import pytest
@@ -117,6 +118,13 @@ resource.setrlimit(resource.RLIMIT_NOFILE, (1000, 1000))
     came = run_python(user, program, cell=cell_of(user, open_files=100))
     assert came.out == "24 99\n"  # EMFILE
     assert "not allowed to raise maximum limit" in came.err
+
+
+def test_a_tighter_limit_of_the_node_itself_holds_and_is_no_failure(user: str) -> None:
+    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    program = "import resource; print(*resource.getrlimit(resource.RLIMIT_NOFILE))"
+    came = run_python(user, program, cell=cell_of(user, open_files=hard + 1))
+    assert (came.out, came.err) == (f"{hard} {hard}\n", "")
 
 
 def test_no_core_is_dumped(user: str) -> None:

@@ -4,7 +4,7 @@ Usage: ``python -I -S confine.py FD``. The descriptor has the words, each ended 
 
     egress=FD:PORT  listen there on loopback, and hand the socket out by this descriptor
     keep=COUNT      close every descriptor from this number on
-    limit=NAME:N    a resource limit, by its name in the module `resource`
+    limit=NAME:N    a resource limit, by its name in the module `resource`; a tighter one stays
     uid=N           become this user, without a group or a capability (as root only)
     landlock=1      forbid all files but those below, and TCP unless there is tcp=1
     read=PATH  write=PATH  device=PATH  look=PATH    (look: read, but execute nothing)
@@ -68,6 +68,13 @@ def words_of(descriptor: int) -> dict[str, list[str]]:
     return found
 
 
+def bound(kind: int, most: int) -> None:
+    """Set a limit. One of the node that is tighter stays: nobody may raise it here."""
+    hard = resource.getrlimit(kind)[1]
+    most = most if hard == resource.RLIM_INFINITY else min(most, hard)
+    resource.setrlimit(kind, (most, most))
+
+
 def hand_out(descriptor: int, port: int) -> None:
     """Give whoever started us a socket that belongs to the network of the sandbox."""
     import socket
@@ -117,7 +124,7 @@ def confine(words: dict[str, list[str]]) -> None:
     call(CLOSE_RANGE, int(words["keep"][0]), 0x7FFFFFFF, 0)
     for limit in words.get("limit", ()):
         name, _, most = limit.partition(":")
-        resource.setrlimit(getattr(resource, name), (int(most), int(most)))
+        bound(getattr(resource, name), int(most))
     if "uid" in words:
         become(int(words["uid"][0]))
     if LIBC.prctl(SET_NO_NEW_PRIVS, 1, 0, 0, 0) != 0:
