@@ -227,15 +227,22 @@ def command_of(
     folder: Path,
     requirements: Sequence[str],
     pip_files: Sequence[str] = PIP_FILES,
+    beside: Path = Path(sys.executable).parent,
 ) -> list[str]:
-    """Return the command that puts packages into a folder. Raises NotBuilt without a builder."""
+    """Return the command that puts packages into a folder. uv is looked for in PATH, then `beside`
+    our interpreter: who starts slimq by its path has activated nothing. Raises NotBuilt without a
+    builder."""
     target = ["--target", str(folder), "--only-binary", ":all:"]
-    uv = shutil.which("uv", path=environ.get("PATH", os.defpath))
+    path = environ.get("PATH", os.defpath)
+    uv = shutil.which("uv", path=path) or shutil.which("uv", path=str(beside))
     if uv and not _is_pip_configured(environ, pip_files):
         words = [uv, "pip", "install", "--python", str(interpreter.path), "--no-progress"]
         return [*words, "--link-mode", "copy", *target, "--", *requirements]
     if importlib.util.find_spec("pip") is None:
-        raise NotBuilt("neither uv nor pip is installed beside slimq: pip install uv")
+        raise NotBuilt(
+            "slimq has no builder here: install uv beside it; or pip (python -m ensurepip), which "
+            "it must be where pip has been given settings"
+        )
     words = [sys.executable, "-I", "-u", "-m", "pip", "--python", str(interpreter.path), "install"]
     quiet = ["--no-input", "--disable-pip-version-check", "--progress-bar", "off"]
     return [*words, *quiet, "--no-warn-script-location", *target, "--", *requirements]

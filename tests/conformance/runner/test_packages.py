@@ -216,7 +216,7 @@ def test_uv_builds_where_it_is_and_pip_was_given_no_settings(tmp_path: Path, var
     python = Interpreter(Path("/python"), (3, 11, 0), "tag", ())
 
     def builder(*files: str, **environ: str) -> str:
-        return command_of(environ, python, tmp_path, ["x>=1"], files)[0]
+        return command_of(environ, python, tmp_path, ["x>=1"], files, tmp_path / "none")[0]
 
     assert builder(PATH=str(tmp_path)) == str(uv)
     assert builder(PATH="/nowhere") == sys.executable
@@ -224,3 +224,12 @@ def test_uv_builds_where_it_is_and_pip_was_given_no_settings(tmp_path: Path, var
     assert builder("~/pip.conf", PATH=str(tmp_path), HOME=str(tmp_path)) == str(uv)
     (tmp_path / "pip.conf").touch()
     assert builder("~/pip.conf", PATH=str(tmp_path), HOME=str(tmp_path)) == sys.executable
+
+
+def test_uv_is_found_beside_slimq_when_path_does_not_name_it(tmp_path: Path) -> None:
+    uv = tmp_path / "uv"
+    uv.write_text("#!/bin/sh\n")
+    uv.chmod(0o755)
+    python = Interpreter(Path("/python"), (3, 11, 0), "tag", ())
+    words = command_of({"PATH": "/nowhere"}, python, tmp_path, ["x>=1"], (), tmp_path)
+    assert words[:3] == [str(uv), "pip", "install"]
