@@ -149,7 +149,7 @@ class Node:
         waits = Waits(WORKERS_REASK_S) if self._seat else Waits()
         app = cast("ASGI3Application", make_app(self._port, self._acceptor, waits))
         files = raise_open_files(CONNECTIONS_MAX + FILES_RESERVED)
-        room = max(1, min(CONNECTIONS_MAX, files - FILES_RESERVED))
+        room = min(CONNECTIONS_MAX, files - min(FILES_RESERVED, files // 2))
         server = Server(app, self._acceptor, connections_max=room)
         port = await self._listen(server)
         threads = self._start_threads()
