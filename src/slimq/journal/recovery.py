@@ -79,7 +79,7 @@ def _drop_if_empty(
             _strike_out(disk, file, found.orphans)
             found = _scan(disk, file, last)
         recovery.records += found.records
-        start = _torn_from(file, last, found.damages, quarantine, recovery)
+        start = _torn_from(disk, file, last, found.damages, quarantine, recovery)
         if start is not None:
             _cut(disk, file, last, start, quarantine, recovery)
         elif last.size != last.end:  # room that was laid out
@@ -127,19 +127,24 @@ def _strike_out(disk: Disk, file: int, starts: list[int]) -> None:
 
 
 def _torn_from(
+    disk: Disk,
     file: int,
     last: Segment,
     damages: Sequence[Damage],
     quarantine: Quarantine | None,
     recovery: Recovery,
 ) -> int | None:
-    """Return where the torn tail of the last segment starts, or None; keep other damage."""
+    """Return where the torn tail of the last segment starts, or None; keep other damage. The
+    newline behind an intact record is written again: were it a zero, and the last byte from now
+    on, the next start would take it for room."""
     for damage in damages:
         if damage.record and damage.end == last.end:
             return damage.start
         recovery.quarantined += 1
         if quarantine is not None:
             quarantine.keep(file, last.name, damage.start, damage.end)
+        if not damage.record:
+            write_all(disk, file, [b"\n"], damage.start)
     return None
 
 

@@ -130,6 +130,23 @@ def test_a_record_torn_inside_the_room_is_cut_and_kept_aside_without_it(
     assert kept.stat().st_size < written + 1000
 
 
+def test_a_record_that_lost_its_newline_to_a_power_cut_is_there_at_every_start(
+    bench: Bench,
+) -> None:
+    (record,) = bench.commit(b"one\n")
+    (torn,) = bench.commit(b"two\n")
+    bench.crash()
+    (path,) = bench.segment_files()
+    data = bytearray(path.read_bytes())
+    data[record.end.offset - 1] = 0
+    data[torn.start.offset + 9 : torn.end.offset] = bytes(torn.end.offset - torn.start.offset - 9)
+    path.write_bytes(data)
+    for _ in range(2):
+        bench.writer.open()
+        assert bench.read() == [b"one\n"]
+        bench.crash()
+
+
 def test_data_that_ends_with_zeros_is_not_taken_for_room(bench: Bench) -> None:
     data = b"x" + bytes(3 * LAY_OUT_MIN)
     bench.commit(data)
