@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -23,7 +24,9 @@ _numbers = count(1)
 
 def pytest_configure() -> None:
     """Let Ctrl-C reach what tests start also where these were started in the background of a
-    shell, which ignores it for them."""
+    shell, which ignores it for them. And let no proxy of the machine be asked for its own
+    loopback address, as curl and urllib would."""
+    os.environ["no_proxy"] = os.environ["NO_PROXY"] = "localhost,127.0.0.1,::1"
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
