@@ -139,9 +139,11 @@ def test_packages_and_environments_are_seen_in_the_sandbox(tmp_path: Path) -> No
     need_builder()
     wheels, venv = tmp_path / "wheels", tmp_path / "imaging"
     make_wheel(wheels, "shout", "1.0", shout="def loud(data): return data.upper()\n")
-    subprocess.run([sys.executable, "-m", "venv", "--without-pip", venv], check=True)
+    make_venv = [sys.executable, "-m", "venv", "--without-pip", venv]
+    subprocess.run(make_venv, check=True, umask=0o022)  # functions read it as other users
     (site,) = venv.glob("lib/python*/site-packages")
     (site / "quiet.py").write_text("def low(data): return data.lower()\n")
+    (site / "quiet.py").chmod(0o644)
     tmp_path.chmod(0o755)
     source = tmp_path / "loud.py"
     source.write_text("import shout\ndef handler(event, context): return shout.loud(event)\n")
