@@ -119,7 +119,12 @@ class Node:
         self._state = self._state_file.read()
         self._switch = Switch(StopFlag(Path(config.data.path)), self._apply_stopped)
         self._reader = JournalReader(self._writer)
-        self._commit = GroupCommit(self._writer, self._deliver, clock=self._clock)
+        self._commit = GroupCommit(
+            self._writer,
+            self._deliver,
+            clock=self._clock,
+            synced=lambda: self._engine.accepted(),
+        )
         self._budget = BodyBudget(config.journal_path, disk=disk, body_max=config.accept.body_max)
         self._connections = Connections(config, self._clock)
         self._store = self._connections.engine

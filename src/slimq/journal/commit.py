@@ -22,7 +22,8 @@ class GroupCommit:
     """The queue in front of a writer. One thread is in `run`, or in `turn`; any may `submit`.
 
     `deliver` is called on that thread once for each group, with appends whose outcome is
-    known, in the order in which they were submitted.
+    known, in the order in which they were submitted; `synced` when those that were delivered
+    as buffered are durable, and so may be read.
     """
 
     def __init__(
@@ -31,11 +32,13 @@ class GroupCommit:
         deliver: Callable[[list[Append]], None],
         *,
         clock: Clock,
+        synced: Callable[[], None] = lambda: None,
         probe_interval_s: float = PROBE_INTERVAL_S,
         buffered_fsync_s: float = BUFFERED_FSYNC_S,
     ) -> None:
         self._writer = writer
         self._deliver = deliver
+        self._synced = synced
         self._clock = clock
         self._probe_ms = probe_interval_s * 1000
         self._buffered_ms = buffered_fsync_s * 1000
@@ -120,4 +123,5 @@ class GroupCommit:
                 writer.probe()
             else:
                 writer.sync()
+                self._synced()
             self._tend()

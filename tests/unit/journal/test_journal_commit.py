@@ -14,6 +14,7 @@ from journal_kit import Bench
 from slimq.errors import JournalFailed, ShuttingDown
 from slimq.journal.append import Append
 from slimq.journal.commit import GroupCommit
+from slimq.journal.record import Position
 from slimq.system.clock import SystemClock
 
 
@@ -23,10 +24,12 @@ class Running:
     def __init__(self, bench: Bench, probe_interval_s: float = 0.01) -> None:
         self.bench = bench
         self.delivered: queue.Queue[list[Append]] = queue.Queue()
+        self.synced: queue.Queue[Position] = queue.Queue()  # what was durable then
         self.commit = GroupCommit(
             bench.writer,
             self.delivered.put,
             clock=SystemClock(),
+            synced=lambda: self.synced.put(bench.writer.end),
             probe_interval_s=probe_interval_s,
             buffered_fsync_s=0.02,
         )
@@ -96,7 +99,7 @@ def test_buffered_appends_are_delivered_at_once_and_synced_soon_after(bench: Ben
     append = bench.append(b"soon\n", "buffered")
     running.commit.submit(append)
     assert running.delivered.get(timeout=10) == [append]
-    _until(lambda: bench.writer.end == append.end)
+    assert running.synced.get(timeout=10) == append.end
     assert bench.read() == [b"soon\n"]
     running.stop()
 
