@@ -37,7 +37,7 @@ class Quarantine:
             self.bytes += end - start
 
     def keep_cut(self, file: int, name: str, start: int, end: int) -> None:
-        """Keep the torn tail [start, end), which was never acknowledged."""
+        """Keep the torn tail [start, end): nothing of it was acknowledged, but as buffered."""
         self._copy(file, f"{name}.{start}.cut", start, end)
 
     def _copy(self, file: int, name: str, start: int, end: int) -> None:

@@ -20,8 +20,8 @@ _STRUCK = b"-"  # instead of the first byte of a header line
 class Recovery:
     """What was found at start.
 
-    `cut_bytes` is the torn tail, which was never acknowledged; `quarantined` counts the
-    damaged pieces of the last segment. Older segments are checked when they are read: all
+    `cut_bytes` is the torn tail, of which nothing was acknowledged, but as buffered; `quarantined`
+    counts the damaged pieces of the last segment. Older segments are checked when they are read: all
     that is not yet ingested is read at start, to know its Idempotency-Keys.
     """
 
