@@ -21,8 +21,8 @@ class Recovery:
     """What was found at start.
 
     `cut_bytes` is the torn tail, of which nothing was acknowledged, but as buffered; `quarantined`
-    counts the damaged pieces of the last segment. Older segments are checked when they are read: all
-    that is not yet ingested is read at start, to know its Idempotency-Keys.
+    counts the damaged pieces of the last segment. Older segments are checked when they are read:
+    all that is not yet ingested is read at start, to know its Idempotency-Keys.
     """
 
     def __init__(self) -> None:
